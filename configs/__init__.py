@@ -1,0 +1,1 @@
+"""Shipped YAML files, every one parsed and run by a test."""

@@ -1,0 +1,1 @@
+"""One package per radio protocol: its parameter space, its waveform, its facts."""

@@ -1,0 +1,1 @@
+"""One module per downstream task: head, loss, metrics, labels."""

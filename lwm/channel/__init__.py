@@ -1,0 +1,1 @@
+"""Fading, noise and offsets between the transmitter and the receiver."""

@@ -1,0 +1,1 @@
+"""Shards, manifests, generation, ingestion and data modules."""

@@ -1,0 +1,1 @@
+"""Few-shot episodes, baselines and metrics."""

@@ -1,0 +1,1 @@
+"""Captions, instructions and RF-GPT."""

@@ -1,0 +1,1 @@
+"""Encoders, masking, decoders, routers and the mixture of experts."""

@@ -1,0 +1,1 @@
+"""Building blocks that several standards share: sequences, constellations, OFDM."""
