@@ -43,6 +43,10 @@ class Technology(Protocol):
         time in which it is on the air, with exact emissions and facts."""
         ...
 
+    def describe(self, facts: dict[str, Any]) -> list[str]:
+        """The facts of one of its captures as short English sentences, for captions."""
+        ...
+
 
 def technology(name: str) -> Technology:
     """The technology registered under ``name`` (entry point ``lwm.technologies``)."""
