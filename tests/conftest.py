@@ -1,0 +1,30 @@
+"""What every test shares."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Two test processes share two cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of recordings (``LWM_SHARED``); tests that need one are skipped where it is absent."""
+    folder = (ROOT / os.environ.get("LWM_SHARED", "../shared")).resolve()
+    if not (folder / "captures").is_dir():
+        pytest.skip(f"no recordings: {folder}/captures is absent (set LWM_SHARED)")
+    return folder

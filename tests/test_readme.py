@@ -1,0 +1,50 @@
+"""Every command and snippet of the README runs as written, in order, in one folder."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lwm.cli import main
+
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return BLOCK.findall(text)
+
+
+def commands(block: str) -> list[list[str]]:
+    """Words of each ``lwm`` command; make targets are what continuous integration and the demo test run."""
+    joined = block.replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in joined.splitlines()]
+    lines = [words for words in lines if words and words[0] != "make"]
+    assert all(words[0] == "lwm" for words in lines), lines
+    return [words[1:] for words in lines]
+
+
+def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks((root / "README.md").read_text())
+    ran = 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LWM_SHARED", str(tmp_path / "nothing"))
+    for language, block in found:
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), {})
+            continue
+        for words in commands(block):
+            assert main(words) == 0, f"lwm {shlex.join(words)}"
+            ran += 1
+    assert ran >= 12
+    assert not [name for name in os.listdir(tmp_path) if name != "runs"], "the README writes only below runs/"
+
+
+def test_every_verb_has_an_example(root: Path) -> None:
+    from lwm.cli import FUNCTIONS, TRAINING
+
+    text = (root / "README.md").read_text()
+    shown = {words[0] for language, block in blocks(text) if language == "sh" for words in commands(block)}
+    assert shown >= {*FUNCTIONS, *TRAINING}
