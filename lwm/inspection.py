@@ -2,10 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lwm.console import say
 from lwm.doctor import kind_of
 from lwm.output import atomic_file
+from lwm.signal.capture import Emission
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lwm.data.dataset import SpectrogramDataset
 
 
 def inspect(
@@ -34,9 +43,37 @@ def inspect(
         _inspect_capture(place, Path(out), recipe, sample_rate, datatype)
 
 
-def _save(figure: object, path: Path) -> None:
+def sample_figure(dataset: "SpectrogramDataset", index: int, title: str = "") -> "Figure":
+    """One sample of a data set with its emissions boxed and its padding hatched."""
+    from lwm.signal.plot import spectrogram_figure
+
+    sample, record = dataset[index], dataset.record(index)
+    return spectrogram_figure(
+        sample["spectrogram"],
+        dataset.recipe,
+        [Emission(**emission) for emission in record["emissions"]],
+        sample_rate=record["sample_rate"],
+        valid=sample["valid"],
+        title=title,
+    )
+
+
+def example_samples(dataset: "SpectrogramDataset") -> dict[str, int]:
+    """For each technology (or class) the sample that shows most: the longest, then the one with the highest SNR."""
+    label = next((name for name in ("technology", "class") if name in dataset.label_names), None)
+    codes = dataset.labels[label] if label else np.zeros(len(dataset), int)
+    names = dataset.label_names[label] if label else ["sample"]
+    valid = np.array([dataset[i]["valid"].sum().item() for i in range(len(dataset))])
+    snr = np.nan_to_num(dataset.values.get("snr_db", np.zeros(len(dataset))))
+    best = np.lexsort((-snr, -valid))
+    return {names[code]: int(best[codes[best] == code][0]) for code in np.unique(codes) if code >= 0}
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    from lwm.signal.plot import png_bytes
+
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)  # type: ignore[attr-defined]
+        temporary.write_bytes(png_bytes(figure))
     say(f"wrote {path}")
 
 
@@ -60,12 +97,13 @@ def _inspect_capture(place: Path, out: Path, recipe_name: str, sample_rate: floa
 
 
 def _inspect_dataset(place: Path, out: Path) -> None:
+    from lwm.data.dataset import SpectrogramDataset
     from lwm.data.inspection import describe_dataset
-    from lwm.demo.figures import example_pictures
 
     say(describe_dataset(place))
-    for name, figure in example_pictures(place).items():
-        _save(figure, out / f"{place.name}-{name}.png")
+    dataset = SpectrogramDataset(place)
+    for name, index in example_samples(dataset).items():
+        _save(sample_figure(dataset, index, name), out / f"{place.name}-{name}.png")
 
 
 def _inspect_model(place: Path) -> None:

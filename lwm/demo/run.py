@@ -1,5 +1,6 @@
 """``lwm demo``: the whole stack at laptop scale, stage by stage, through the commands a user would call."""
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -122,13 +123,13 @@ class _Demo:
 
     def pretrain(self) -> None:
         """One expert per protocol."""
-        from lwm.demo.figures import loss_range
-
         for name in EXPERTS:
             with self.state.stage(f"pretrain {name}") as wanted:
                 if wanted:
                     run = self._train(f"pretrain/{name}", f"experts/{name}", *self.scale.pretrain)
-                    self.state.figures.setdefault("pretrain", {})[name] = loss_range(run)
+                    record = json.loads((run / "run.json").read_text())
+                    losses = {key: record[key] for key in ("first_loss", "last_loss")}
+                    self.state.figures.setdefault("pretrain", {})[name] = losses
 
     def route(self) -> None:
         """Router on frozen experts, then the top-1 mixture as a model folder."""
@@ -147,6 +148,8 @@ class _Demo:
                 place = ("--model", str(self.out / "experts" / "lte"), "--data", str(self.data))
                 where = ("--out", str(self.out / "fewshot"), "--seed", str(self.seed), "--resume")
                 command("fewshot", "--config", "tasks/snr_mobility", *place, *where, *self.scale.fewshot)
+                results = json.loads((self.out / "fewshot" / "results.json").read_text())
+                self.state.figures["fewshot"] = results["summary"]
 
     def instruct(self) -> None:
         """RF-GPT: adapter and language model on the frozen mixture."""
@@ -162,19 +165,19 @@ class _Demo:
         """Every recording in LWM_SHARED: ingested, embedded, routed and asked about."""
         with self.state.stage("recorded") as wanted:
             if wanted:
-                from lwm.demo.recordings import ask_recordings, find_recordings
+                from lwm.demo.recordings import ask_recordings, find_recordings, readable
 
-                files = find_recordings(Path(os.environ.get("LWM_SHARED", "../shared")))
+                files, rows = readable(find_recordings(Path(os.environ.get("LWM_SHARED", "../shared"))))
+                self.state.figures["recorded"] = rows
                 if not files:
                     say("no recordings: set LWM_SHARED to a folder with captures/*.sigmf-meta")
-                    self.state.figures["recorded"] = []
                     return
                 data = self.out / "recorded"
                 names = [str(path) for path in files]
                 command("ingest", *names, "--model", str(self.moe), "--out", str(data), "--overwrite")
                 table = str(self.out / "recorded.h5")
                 command("embed", "--model", str(self.moe), "--data", str(data), "--out", table, "--overwrite")
-                self.state.figures["recorded"] = ask_recordings(self.moe, self.rfgpt, data)
+                rows += ask_recordings(self.moe, self.rfgpt, data)
 
     def report(self) -> Path:
         """The page and the summary."""

@@ -97,7 +97,13 @@ class Capture:
             raise CaptureError(f"IQ sample {first} is not finite", "finite samples", "cut it out or re-record")
 
     def window(self, start: float, duration: float) -> "Capture":
-        """The part from ``start`` (s) lasting ``duration`` (s) or to the end, emissions cut and moved with it."""
+        """The part from ``start`` (s) lasting ``duration`` (s) or to the end, emissions cut and moved with it.
+
+        Raises:
+            CaptureError: ``start`` before the capture.
+        """
+        if not start >= 0:
+            raise CaptureError(f"a window from {start} s", "a start of 0 s or later")
         first = round(start * self.sample_rate)
         count = round(duration * self.sample_rate)
         iq = self.iq[first : first + count]

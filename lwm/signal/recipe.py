@@ -211,9 +211,7 @@ class Recipe:
         power = spectrum.square().sum(-1) / window.square().sum()
         if self.fftshift:
             power = torch.fft.fftshift(power, dim=-1)
-        count = self._frame_count(
-            self.window_samples(1) if iq.numel() == 0 else iq.shape[-1] - (self.win_length if self.center else 0)
-        )
+        count = self._frame_count(samples)
         return power[:, :count], frames.clamp(max=count)
 
     def _resize(self, power: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

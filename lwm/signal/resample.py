@@ -58,4 +58,7 @@ def shift(iq: npt.NDArray[np.complex64], offset: float, sample_rate: float) -> n
         return iq
     cycles = np.arange(iq.shape[-1]) * (offset / sample_rate)
     angle = ((cycles % 1.0) * (2 * math.pi)).astype(np.float32)
-    return iq * np.exp(1j * angle).astype(np.complex64)
+    turn = np.empty(angle.shape, dtype=np.complex64)
+    np.cos(angle, out=turn.real)
+    np.sin(angle, out=turn.imag)
+    return iq * turn
