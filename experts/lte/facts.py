@@ -66,7 +66,7 @@ def emissions(config: LTEConfig, grid: Grid) -> list[Emission]:
         }
         found.append(
             Emission(
-                technology="lte",
+                technology="LTE",
                 link="downlink",
                 modulation=next(iter(modulations), ""),
                 start=int(first) / config.sample_rate,
@@ -86,7 +86,7 @@ def facts(config: LTEConfig, grid: Grid) -> dict[str, Any]:
     loaded = grid.modulation.any(axis=1)
     total = sum(modulations.values())
     found: dict[str, Any] = {
-        "technology": "lte",
+        "technology": "LTE",
         "link": "downlink",
         "standard": "3GPP TS 36.211",
         "duplex": config.duplex,

@@ -36,7 +36,7 @@ def test_random_draws_are_legal_and_exact(seed):
     on = np.zeros(capture.iq.size, dtype=bool)
     for emission in capture.emissions:
         first, stop = (round(t * capture.sample_rate) for t in (emission.start, emission.stop))
-        assert (emission.technology, emission.link) == ("lte", "downlink")
+        assert (emission.technology, emission.link) == ("LTE", "downlink")
         assert not on[first:stop].any()
         on[first:stop] = True
     assert np.mean(np.abs(capture.iq[on]) ** 2) == pytest.approx(1, rel=1e-4)

@@ -1,0 +1,109 @@
+"""The data set: samples, selections, batches, workers."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lwm.data.dataset import SpectrogramDataset
+from lwm.data.manifest import Manifest
+from lwm.data.shard import write_dataset
+from lwm.errors import DatasetError, RecipeMismatch
+from lwm.signal.recipe import PRESETS
+
+
+def _numbers(dataset: SpectrogramDataset) -> list[int]:
+    """Which of the 20 pictures a data set's samples are."""
+    return [dataset.record(i)["number"] for i in range(len(dataset))]
+
+
+def test_samples_are_what_was_written(folder: Path, spectrograms: np.ndarray, labels: dict[str, list[str]]) -> None:
+    dataset = SpectrogramDataset(folder)
+    assert dataset.has_clean
+    assert sorted(_numbers(dataset)) == list(range(20))
+    for i, number in enumerate(_numbers(dataset)):
+        sample = dataset[i]
+        assert sample["spectrogram"].dtype == torch.float32
+        assert sample["valid"].dtype == torch.bool
+        np.testing.assert_array_equal(sample["spectrogram"].numpy(), spectrograms[number])
+        np.testing.assert_array_equal(sample["clean"].numpy(), -spectrograms[number])
+        assert int(sample["valid"].sum()) == (48 if number % 3 == 0 else 64)
+        assert sample["index"] == i
+        assert dataset.values["snr_db"][i] == float(labels["snr"][number])
+        for label, names in labels.items():
+            assert dataset.label_names[label][sample[label]] == names[number]
+            assert dataset.labels[label][i] == sample[label]
+
+
+def test_split_and_where_select(folder: Path, labels: dict[str, list[str]]) -> None:
+    chosen = SpectrogramDataset(folder, "train", {"technology": ["nr"], "snr": ["5"]})
+    expected = [i for i in range(14) if labels["technology"][i] == "nr" and labels["snr"][i] == "5"]
+    assert sorted(_numbers(chosen)) == expected
+    assert chosen.label_names == SpectrogramDataset(folder).label_names
+    assert chosen.statistics == Manifest.load(folder).training_statistics()
+    assert chosen[0]["technology"] == 1
+
+
+def test_batches_equal_single_samples_in_any_order(folder: Path) -> None:
+    dataset = SpectrogramDataset(folder)
+    order = [17, 3, 3, 0, 19]
+    batch = dataset.batch(order)
+    for place, index in enumerate(order):
+        for key, value in dataset[index].items():
+            assert torch.equal(batch[key][place], torch.as_tensor(value)), key
+    assert torch.equal(dataset[-1]["spectrogram"], dataset[19]["spectrogram"])
+    with pytest.raises(IndexError):
+        dataset[20]
+
+
+def test_loader_with_workers_reads_the_same(folder: Path) -> None:
+    dataset = SpectrogramDataset(folder)
+    dataset[0]
+    here = torch.cat([batch["spectrogram"] for batch in DataLoader(dataset, batch_size=7)])
+    there = torch.cat([batch["spectrogram"] for batch in DataLoader(dataset, batch_size=7, num_workers=2)])
+    assert torch.equal(here, there)
+
+
+def test_picklable_after_use(folder: Path) -> None:
+    dataset = SpectrogramDataset(folder)
+    dataset.batch(range(20))
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[5]["spectrogram"], dataset[5]["spectrogram"])
+    assert copy.record(5) == dataset.record(5)
+
+
+@pytest.mark.parametrize(
+    ("split", "where", "message"),
+    [
+        ("validation", {}, r"no split 'validation'; expected one of \['test', 'train'\]"),
+        (None, {"link": ["x"]}, r"no label 'link' .*expected one of \['snr', 'technology'\]"),
+        (None, {"technology": ["wifi"]}, r"has no \['wifi'\] .*expected some of \['lte', 'nr'\]"),
+        ("train", {"technology": ["nr"], "snr": ["-5"]}, "nothing in .* is"),
+    ],
+)
+def test_impossible_selections_are_refused(folder: Path, split: str, where: dict, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        SpectrogramDataset(folder, split, where)
+
+
+def test_missing_labels_and_values_are_marked(tmp_path: Path, spectrograms: np.ndarray) -> None:
+    small = PRESETS["small"]
+    first = write_dataset(tmp_path, spectrograms[:2], small, {"technology": ["a", "a"], "class": ["x", "y"]})
+    second = write_dataset(tmp_path, spectrograms[2:4], small, {"technology": ["b", "b"]}, values={"level": [1.0, 2.0]})
+    second.shards = first.shards + second.shards
+    second.labels = {"class": ["x", "y"], "technology": ["a", "b"]}
+    second.save(tmp_path)
+    dataset = SpectrogramDataset(tmp_path)
+    assert dataset.labels["class"].tolist() == [0, 1, -1, -1]
+    np.testing.assert_array_equal(dataset.values["level"], np.float32([np.nan, np.nan, 1.0, 2.0]))
+
+
+def test_shard_of_another_recipe_is_refused(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    manifest.recipe["hop"] = 128
+    manifest.save(folder)
+    with pytest.raises(RecipeMismatch, match="hop 128 against 256"):
+        SpectrogramDataset(folder)
