@@ -84,7 +84,7 @@ def generate(
     The same plan and seed give the same samples whatever the number of workers.
 
     Args:
-        config: plan: a YAML file or the name of a shipped one (demo, tiny).
+        config: plan: a YAML file or the name of a shipped one (generate/demo, generate/tiny).
         out: folder to make.
         samples: about so many samples over all technologies and splits instead of the plan's, in its proportions.
         seed: of all draws, 0 by default.

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import yaml
 from lwm.channel.mobility import MOBILITY
 from lwm.channel.tdl import PROFILES
 from lwm.errors import ConfigError
+from lwm.shipped import config_path
 from lwm.signal.recipe import Recipe, recipe_named
 from lwm.technology import technology_names
 
@@ -167,25 +166,13 @@ class Plan:
         return replace(self, samples={s: max(1, round(n * factor)) if n else 0 for s, n in self.samples.items()})
 
 
-def shipped_plans() -> list[str]:
-    """Names of the plans that come with LWM."""
-    folder = files("configs") / "generate"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def load_plan(config: str) -> Plan:
-    """The plan in a YAML file, or the one that ships under a name.
+    """The plan in a YAML file, or the one that ships under a name such as ``generate/demo``.
 
     Raises:
         ConfigError: no such file or name, not YAML, or a key that does not exist or has an impossible value.
     """
-    shipped = shipped_plans()
-    if config in shipped:
-        text = (files("configs") / "generate" / f"{config}.yaml").read_text()
-    elif Path(config).is_file():
-        text = Path(config).read_text(errors="replace")
-    else:
-        raise ConfigError(f"no plan {config!r}", f"a YAML file or one of {shipped}", "state it (--config)")
+    text = config_path(config).read_text(errors="replace")
     try:
         plain = yaml.safe_load(text)
     except yaml.YAMLError as error:

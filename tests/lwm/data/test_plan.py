@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwm.data.plan import ViewPlan, load_plan, parse_plan, shipped_plans
+from lwm.data.plan import ViewPlan, load_plan, parse_plan
 from lwm.errors import ConfigError
+from lwm.shipped import shipped_configs
 
 
 def test_shipped_plans_are_read_and_survive_json() -> None:
-    assert {"demo", "tiny"} <= set(shipped_plans())
-    for name in shipped_plans():
+    assert {"generate/demo", "generate/tiny"} <= set(shipped_configs("generate"))
+    for name in shipped_configs("generate"):
         plan = load_plan(name)
         assert parse_plan(plan.to_dict(), name) == plan
 
@@ -49,7 +50,7 @@ def test_numbers_may_be_written_as_yaml_1_1_does_not_know_them(write_plan: Calla
 
 
 def test_no_such_plan(tmp_path: object) -> None:
-    with pytest.raises(ConfigError, match=r"no plan 'nothing'; expected a YAML file or one of \['demo', 'tiny'"):
+    with pytest.raises(ConfigError, match=r"no config file 'nothing'; expected a path or one of \['generate/demo', 'generate/tiny'"):
         load_plan("nothing")
 
 

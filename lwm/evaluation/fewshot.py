@@ -1,0 +1,163 @@
+"""``lwm fewshot``: k-shot episodes of one task for an encoder beside its baselines.
+
+Every contestant gets the same labelled samples: k a class to learn from and the episode's validation part to choose
+settings with or to stop training. See :mod:`lwm.evaluation.episodes` for how samples are drawn.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lwm.console import progress, say
+from lwm.data.dataset import SpectrogramDataset
+from lwm.evaluation.contestants import PRETRAINED, REGIMES, Bench, Contest, load_bench, selected_samples
+from lwm.evaluation.episodes import Episode, EpisodeDraw
+from lwm.evaluation.features import require_encoder
+from lwm.evaluation.journal import Journal, Record
+from lwm.evaluation.report import summarise, write_report
+from lwm.evaluation.task import FewShotTask, load_task
+from lwm.hub import file_sha256, from_pretrained
+from lwm.output import remove_partial, require_empty
+
+FORMAT_VERSION = 1
+JOURNAL = "records.jsonl"
+RESULTS = "results.json"
+_OURS = (JOURNAL, RESULTS, "table.md", "curve.png", "confusion.png", "embedding.png")
+
+
+def fewshot(
+    config: str,
+    model: str,
+    data: str,
+    out: str,
+    k: list[int] | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Compare an encoder with its baselines on k labelled samples a class.
+
+    Args:
+        config: YAML file of the task, or the name of one that ships.
+        model: model folder of an encoder or a mixture of experts.
+        data: folder of a data set with the task's labels.
+        out: folder for results.json, table.md and pictures.
+        k: training samples a class, instead of the task's.
+        episodes: draws of the training samples, instead of the task's.
+        seed: seed of the draws, of random weights and of training.
+        overwrite: replace the results that ``out`` holds.
+        resume: keep the runs that ``out`` holds and do the missing ones.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        ConfigError: an unknown key in the task's file, or ``out`` was begun with other settings.
+        DatasetError: the data set lacks a label, or samples of a class.
+        ModelError: the model is no encoder.
+        RecipeMismatch: the data set was made with another recipe than the model's.
+        OutputError: ``out`` is not empty.
+    """
+    task = load_task(config).overridden(k, episodes)
+    folder = Path(out)
+    require_empty(folder, resume=resume, overwrite=overwrite)
+    encoder: Any = require_encoder(from_pretrained(model), model)
+    dataset = SpectrogramDataset(data, split=task.split, where=task.where or None)
+    encoder.recipe.require_same(dataset.recipe, f"model {model}", f"data set {data}")
+    chosen, samples = selected_samples(dataset, task)
+    draw = EpisodeDraw(samples, task, seed)
+    plan = [(name, episode) for episode in draw for name in task.models]
+    _make_room(folder, overwrite)
+    settings = _settings(task, model, data, seed)
+    journal = Journal(folder / JOURNAL, settings)
+    used = np.concatenate([np.concatenate([e.train, e.validation, e.test]) for e in draw])
+    bench = load_bench(dataset, task, chosen, samples, used)
+    contest = Contest(encoder.to(_device()), bench, task, seed)
+    _run(contest, plan, journal, _labels_seen(model))
+    results = _results(settings, bench, draw, plan, journal)
+    write_report(folder, results, contest, draw)
+    _announce(folder, results, model, data)
+    return results
+
+
+def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, labels_seen: list[str] | None) -> None:
+    done = {(record["model"], record["k"], record["episode"]) for record in journal.records}
+    missing = [(name, episode) for name, episode in plan if (name, episode.k, episode.number) not in done]
+    with progress("few-shot runs", len(plan), "runs", done=len(plan) - len(missing)) as bar:
+        for name, episode in missing:
+            head = {
+                "task": contest.task.name,
+                "model": name,
+                "regime": REGIMES[name],
+                "labels_seen": labels_seen if name in PRETRAINED else [],
+                "k": episode.k,
+                "episode": episode.number,
+                "seed": contest.seed,
+            }
+            journal.add(head | contest.run(name, episode))
+            bar.update()
+
+
+def _results(
+    settings: Record, bench: Bench, draw: EpisodeDraw, plan: list[tuple[str, Episode]], journal: Journal
+) -> Record:
+    order = {(name, e.k, e.number): place for place, (name, e) in enumerate(plan)}
+    records = sorted(journal.records, key=lambda r: order[r["model"], r["k"], r["episode"]])
+    return {
+        "format_version": FORMAT_VERSION,
+        **settings,
+        "classes": bench.classes,
+        "chance": 1 / len(bench.classes),
+        "test_samples": len(draw.test),
+        "test_channels": len(draw.test_channels),
+        "summary": summarise(records, draw.task),
+        "records": records,
+    }
+
+
+def _settings(task: FewShotTask, model: str, data: str, seed: int) -> Record:
+    weights = Path(model) / "model.safetensors"
+    plain = json.loads(json.dumps(asdict(task)))
+    return {
+        "task": plain,
+        "model": Path(model).name,
+        "model_sha256": file_sha256(weights) if weights.is_file() else None,
+        "data": Path(data).name,
+        "data_sha256": file_sha256(Path(data) / "manifest.json"),
+        "seed": seed,
+    }
+
+
+def _labels_seen(model: str) -> list[str] | None:
+    """Labels that pretraining used, from the model's provenance; None where that does not say."""
+    file = Path(model) / "provenance.json"
+    if not file.is_file():
+        return None
+    seen = json.loads(file.read_text(encoding="utf-8")).get("labels_seen")
+    return None if seen is None else [str(label) for label in seen]
+
+
+def _make_room(folder: Path, overwrite: bool) -> None:
+    """The folder, without what an interrupted or (with ``overwrite``) an earlier sweep left; other files stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
+    if overwrite:
+        for name in _OURS:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _announce(folder: Path, results: Record, model: str, data: str) -> None:
+    for row in results["summary"]:
+        mean, std = 100 * row["macro_f1_mean"], 100 * row["macro_f1_std"]
+        say(f"  {row['title']:<26} k = {row['k']:<4} macro-F1 {mean:5.1f} ± {std:.1f} %")
+    say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    say(f"next: lwm embed --model {model} --data {data} --out {folder / 'embeddings.h5'}")

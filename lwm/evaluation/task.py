@@ -1,0 +1,156 @@
+"""A few-shot task: which labels make a class, which samples count, how episodes are drawn and trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lwm.errors import ConfigError
+from lwm.shipped import config_path
+
+MODELS = ("frozen", "finetuned", "random", "cnn", "resnet18", "trivial")
+"""What a task can compare, in the order of its table; see :mod:`lwm.evaluation.contestants`."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much gradient training each network gets; linear models are solved, not trained.
+
+    Args:
+        batch_size: samples a step.
+        encoder_samples: samples that pass through a fine-tuned encoder in training, repeats counted.
+        scratch_samples: the same for a network trained from scratch; at least ``encoder_samples``.
+        encoder_rate: peak learning rate of the encoder's last block and of its head.
+        layer_decay: factor on the learning rate from each block to the one before it.
+        scratch_rates: peak learning rates tried for a network from scratch; the validation part chooses.
+        weight_decay: AdamW's.
+        patience: epochs without a better validation score before training stops.
+    """
+
+    batch_size: int = 16
+    encoder_samples: int = 420
+    scratch_samples: int = 1500
+    encoder_rate: float = 3e-4
+    layer_decay: float = 0.75
+    scratch_rates: tuple[float, ...] = (1e-3, 4e-3)
+    weight_decay: float = 0.05
+    patience: int = 6
+
+    def __post_init__(self) -> None:
+        sizes = (self.batch_size - 1, self.encoder_samples, self.encoder_rate, self.patience, *self.scratch_rates)
+        if min(sizes) <= 0 or not self.scratch_rates or self.scratch_samples < self.encoder_samples:
+            raise ConfigError(
+                f"training {self}",
+                "positive rates and sizes, batch_size > 1 and scratch_samples no smaller than encoder_samples",
+            )
+
+
+@dataclass(frozen=True)
+class FewShotTask:
+    """One few-shot comparison.
+
+    Args:
+        name: name in titles and results.
+        labels: label columns; a class is one combination of their values.
+        where: label column to the values that count; all samples by default.
+        split: which split of the data set episodes are drawn from: one that pretraining never saw.
+        k: training samples a class.
+        episodes: draws of the training and validation part.
+        test_per_class: test samples a class, at most (fewer where the rarest class has fewer).
+        test_channels: share of the channel draws that only the test part uses.
+        validation_share: validation samples a class as a share of k, at least two.
+        models: what is compared, out of MODELS.
+        head: registered head (``lwm.heads``) that a fine-tuned encoder carries.
+        training: gradient training of the networks.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    split: str = "test"
+    k: tuple[int, ...] = (5, 20)
+    episodes: int = 3
+    test_per_class: int = 50
+    test_channels: float = 0.35
+    validation_share: float = 0.25
+    models: tuple[str, ...] = MODELS
+    head: str = "linear"
+    training: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ConfigError(f"task {self.name!r} without labels", "at least one label column")
+        if not self.k or min(self.k) < 1 or self.episodes < 1 or self.test_per_class < 1:
+            raise ConfigError(
+                f"task {self.name!r} with k {list(self.k)}, {self.episodes} episodes", "at least 1 of each"
+            )
+        if not (0 < self.test_channels < 1 and self.validation_share > 0):
+            raise ConfigError(f"task {self.name!r}", "test_channels between 0 and 1 and validation_share above 0")
+        unknown = sorted(set(self.models) - set(MODELS))
+        if unknown or not self.models:
+            raise ConfigError(f"task {self.name!r} compares {unknown or 'nothing'}", f"some of {list(MODELS)}")
+
+    def validation_per_class(self, k: int) -> int:
+        """Validation samples a class beside ``k`` training samples: what chooses settings and stops training."""
+        return max(2, round(self.validation_share * k))
+
+    def overridden(self, k: list[int] | None, episodes: int | None) -> "FewShotTask":
+        """The task with other ``k`` and ``episodes`` where given."""
+        return replace(self, k=tuple(k or self.k), episodes=self.episodes if episodes is None else episodes)
+
+
+def load_task(path: str | Path) -> FewShotTask:
+    """Read a task's YAML file, given by its path or by the name of one that ships (``tasks/snr_mobility``).
+
+    Raises:
+        ConfigError: no such file, no YAML mapping, an unknown key (the message lists those that exist), a missing
+            one or a value of the wrong type.
+    """
+    file = config_path(path)
+    try:
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} is not YAML ({error})", "a mapping of the task's keys") from error
+    return task_from_dict(plain, str(file))
+
+
+def task_from_dict(plain: Any, source: str) -> FewShotTask:
+    """Task from YAML's plain values; ``source`` names where they came from in messages."""
+    values = _known(plain, FewShotTask, source)
+    missing = [f.name for f in fields(FewShotTask) if f.name in ("name", "labels") and f.name not in values]
+    if missing:
+        raise ConfigError(f"{source} lacks {missing}", "name and labels")
+    where = values.get("where") or {}
+    if not isinstance(where, dict):
+        raise ConfigError(f"{source}: where is {where!r}", "label columns with lists of values")
+    values["where"] = {str(key): tuple(map(str, _sequence(value))) for key, value in where.items()}
+    for key in ("labels", "models"):
+        if key in values:
+            values[key] = tuple(map(str, _sequence(values[key])))
+    try:
+        if "k" in values:
+            values["k"] = tuple(sorted({int(k) for k in _sequence(values["k"])}))
+        if "training" in values:
+            training = _known(values["training"], Budget, f"{source}: training")
+            if "scratch_rates" in training:
+                training["scratch_rates"] = tuple(float(rate) for rate in _sequence(training["scratch_rates"]))
+            values["training"] = Budget(**training)
+        return FewShotTask(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}", "numbers where numbers are asked for") from error
+
+
+def _known(plain: Any, kind: type, source: str) -> dict[str, Any]:
+    known = [f.name for f in fields(kind)]
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{source} holds {type(plain).__name__}", f"a mapping with keys among {known}")
+    unknown = sorted(str(key) for key in plain if key not in known)
+    if unknown:
+        raise ConfigError(f"{source}: no key {', '.join(map(repr, unknown))}", f"one of {known}")
+    return dict(plain)
+
+
+def _sequence(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

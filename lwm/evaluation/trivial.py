@@ -1,0 +1,99 @@
+"""What can be told from a picture without looking at it closely: the yardstick that a model has to beat."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lwm.errors import DatasetError
+from lwm.evaluation.metrics import Codes
+from lwm.evaluation.probe import Features, fit_probe
+from lwm.seeding import rng_for
+from lwm.signal.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lwm.data.dataset import SpectrogramDataset
+
+BINS = 10
+"""Bins of the level histogram, spread over the recipe's floor to ceiling."""
+OCCUPIED = 0.99
+"""Share of the power inside the occupied bandwidth (ITU-R SM.328: half a percent is left out on either side)."""
+
+
+def trivial_features(pictures: Tensor, valid: Tensor, recipe: Recipe) -> Features:
+    """Level, occupied bandwidth and histogram of each picture, over its valid columns.
+
+    Args:
+        pictures: dB ``[B, C, F, T]``; the channels of a colour map are averaged and only the histogram means anything.
+        valid: bool ``[B, T]``.
+        recipe: what made the pictures.
+
+    Returns:
+        float32 ``[B, 2 + BINS]``: level (mean power in dB), occupied bandwidth (share of the sampled band), share of
+        cells in each histogram bin.
+    """
+    low, high = (recipe.floor_db, recipe.ceiling_db) if recipe.channels == "grey" else (0.0, 255.0)
+    grey = pictures.float().mean(1)
+    if recipe.axes == "time-frequency":
+        grey = grey.transpose(1, 2)
+    inside = valid[:, None, :].expand_as(grey)
+    cells = inside.sum((1, 2)).clamp(min=1)
+    power = torch.pow(10.0, grey / 10) * inside
+    level = 10 * torch.log10(power.sum((1, 2)) / cells + 1e-12)
+    band = power.sum(2).cumsum(1) / power.sum((1, 2), keepdim=True)[:, 0].clamp(min=1e-30)
+    edge = (1 - OCCUPIED) / 2
+    occupied = ((band > edge) & (band < 1 - edge)).float().mean(1)
+    place = ((grey - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
+    counts = torch.zeros(len(grey), BINS).scatter_add_(1, place.flatten(1), inside.flatten(1).float())
+    return torch.cat([level[:, None], occupied[:, None], counts / cells[:, None]], dim=1).numpy()
+
+
+def trivial_accuracy(
+    train: "SpectrogramDataset", test: "SpectrogramDataset", label: str, seed: int = 0, batch_size: int = 512
+) -> float:
+    """Accuracy on ``test`` of logistic regression on trivial features of ``train``.
+
+    A fifth of the training samples chooses the regularisation. Samples without the label are left out.
+
+    Args:
+        train: samples to learn from.
+        test: samples to score.
+        label: label column.
+        seed: seed of the choice of validation samples.
+        batch_size: pictures read at a time.
+
+    Raises:
+        DatasetError: the label is not in both, or fewer than two of its values are in ``train``.
+    """
+    features, names = zip(*(_labelled(part, label, batch_size) for part in (train, test)), strict=True)
+    classes, codes = np.unique(names[0], return_inverse=True)
+    if len(classes) < 2 or not len(names[1]):
+        raise DatasetError(f"label {label!r} takes the values {classes.tolist()}", "two or more, and samples to score")
+    codes = codes.astype(np.int64)
+    held = _every_fifth_of_class(codes, rng_for(seed, "trivial", label))
+    train_part, validation = np.flatnonzero(~held), np.flatnonzero(held)
+    probe = fit_probe([features[0]], codes, train_part, validation if len(validation) else train_part)
+    return float((classes[probe.predict(features[1])] == names[1]).mean())
+
+
+def _every_fifth_of_class(codes: Codes, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Marks a fifth of each class, rounded down, at random."""
+    held = np.zeros(len(codes), bool)
+    for code in np.unique(codes):
+        of_class = rng.permutation(np.flatnonzero(codes == code))
+        held[of_class[: len(of_class) // 5]] = True
+    return held
+
+
+def _labelled(dataset: "SpectrogramDataset", label: str, batch_size: int) -> tuple[Features, NDArray[np.str_]]:
+    if label not in dataset.labels:
+        raise DatasetError(f"no label {label!r} in {dataset.root}", f"one of {sorted(dataset.labels)}")
+    codes: Codes = dataset.labels[label]
+    chosen = np.flatnonzero(codes >= 0)
+    parts = [
+        trivial_features(batch["spectrogram"], batch["valid"], dataset.recipe)
+        for batch in map(dataset.batch, np.array_split(chosen, max(1, -(-len(chosen) // batch_size))))
+    ]
+    return np.concatenate(parts), np.array(dataset.label_names[label], dtype=str)[codes[chosen]]
