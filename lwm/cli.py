@@ -7,6 +7,7 @@ one line and exit code 2.
 import inspect
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -45,6 +46,9 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
     quiet_libraries()
+    # What provenance records; one command may run others, as `lwm demo` does.
+    before = os.environ.get("LWM_COMMAND")
+    os.environ["LWM_COMMAND"] = shlex.join(["lwm", *given])
     try:
         return _dispatch(given)
     except LWMError as error:
@@ -56,6 +60,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _fail(f"{error.filename}: {error.strerror}", debug)
+    finally:
+        os.environ.pop("LWM_COMMAND") if before is None else os.environ.update(LWM_COMMAND=before)
 
 
 def _fail(message: str, debug: bool) -> int:

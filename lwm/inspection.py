@@ -63,8 +63,9 @@ def example_samples(dataset: "SpectrogramDataset") -> dict[str, int]:
     label = next((name for name in ("technology", "class") if name in dataset.label_names), None)
     codes = dataset.labels[label] if label else np.zeros(len(dataset), int)
     names = dataset.label_names[label] if label else ["sample"]
-    duration, snr = (np.nan_to_num(dataset.values.get(key, np.zeros(len(dataset)))) for key in ("duration", "snr_db"))
-    best = np.lexsort((-snr, -duration))
+    nothing = np.zeros(len(dataset), np.float32)
+    duration, snr = (np.nan_to_num(dataset.values.get(key, nothing)) for key in ("duration", "snr_db"))
+    best = np.lexsort((snr, duration))[::-1]
     return {names[code]: int(best[codes[best] == code][0]) for code in np.unique(codes) if code >= 0}
 
 

@@ -21,6 +21,7 @@ from lwm.console import say
 from lwm.errors import OutputError
 from lwm.output import require_empty
 from lwm.shipped import config_path
+from lwm.tasks.base import best_precision
 from lwm.tasks.progress import FitProgress
 
 
@@ -65,6 +66,8 @@ class TrainingCLI(LightningCLI):
         """A trainer whose logs and checkpoints are in the run's folder."""
         kwargs["default_root_dir"] = str(self.out)
         kwargs["enable_model_summary"] = False
+        if self._run.trainer.precision is None:
+            kwargs["precision"] = best_precision()
         if self.subcommand == "fit":
             tensorboard = TensorBoardLogger(save_dir=str(self.out), name="", version="tensorboard")
             table = CSVLogger(save_dir=str(self.out), name="", version="", flush_logs_every_n_steps=50)

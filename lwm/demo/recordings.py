@@ -10,7 +10,8 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.errors import LWMError
 from lwm.evaluation.routing import route_dataset
 from lwm.hub import from_pretrained
-from lwm.signal.io import read_capture
+from lwm.language.ask import answer_recording, load_rfgpt
+from lwm.signal.io import open_recording, read_capture
 
 QUESTION = "Which technology is this?"
 
@@ -26,7 +27,7 @@ def readable(files: list[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
     good, bad = [], []
     for path in files:
         try:
-            read_capture(path).require_finite()
+            read_capture(path)
             good.append(path)
         except LWMError as error:
             say(f"not used: {path.name}: {error}")
@@ -39,37 +40,38 @@ def _row(file: str, truth: str, routed: str, answer: str, **more: Any) -> dict[s
     return {"file": file, "truth": truth, "routed": routed, "answer": answer, **extra}
 
 
-def ask_recordings(moe_folder: Path, rfgpt_folder: Path, data: Path) -> list[dict[str, Any]]:
-    """One row a recording: what it is, where the router sends it, what RF-GPT says of its first window.
+def ask_recordings(moe_folder: Path, rfgpt_folder: Path, data: Path, files: list[Path]) -> list[dict[str, Any]]:
+    """One row a recording: what it is, where the router sends it, what RF-GPT says of it.
 
-    The route is the expert with the largest mean probability over the recording's windows.
+    The route is the expert with the largest mean probability over the recording's windows; the answer is that of
+    ``lwm ask``.
 
     Args:
         moe_folder: the mixture.
         rfgpt_folder: RF-GPT on that mixture.
         data: the ingested recordings.
+        files: the recordings, in any order.
     """
     moe = from_pretrained(str(moe_folder)).eval()
-    rfgpt = from_pretrained(str(rfgpt_folder)).eval()
+    rfgpt = load_rfgpt(rfgpt_folder)
     dataset = SpectrogramDataset(data)
     probabilities = route_dataset(moe, dataset).numpy()
     records = [dataset.record(i) for i in range(len(dataset))]
     columns = dataset.recipe.size[1]
     rows = []
-    for source in sorted({record["source"] for record in records}):
-        mine = [i for i, record in enumerate(records) if record["source"] == source]
+    for path in sorted(files):
+        mine = [i for i, record in enumerate(records) if Path(record["source"]).stem == path.stem]
         mean = probabilities[mine].mean(0)
-        answer = rfgpt.answer(dataset[mine[0]]["spectrogram"][None], [QUESTION])[0]
         best = int(np.argmax(mean))
         row = _row(
-            Path(source).name,
+            path.stem,
             records[mine[0]].get("technology") or "unlabelled",
             moe.expert_names[best],
-            answer,
+            answer_recording(rfgpt, open_recording(path), QUESTION).text,
             confidence=float(mean[best]),
             windows=len(mine),
             padded=sum(records[i]["valid_columns"] < columns for i in mine),
         )
-        say(f"{row['file']}: {row['truth']} -> {row['routed']} ({row['confidence']:.2f}); {answer}")
+        say(f"{row['file']}: {row['truth']} -> {row['routed']} ({row['confidence']:.2f}); {row['answer']}")
         rows.append(row)
     return rows

@@ -156,10 +156,13 @@ class _Demo:
         with self.state.stage("ask") as wanted:
             if wanted:
                 self._train("rfgpt/demo", "rfgpt", "--model.init_args.tower", str(self.moe), *self.scale.rfgpt)
+                from lwm.demo.answers import example_answers
                 from lwm.language.score import score
 
                 limit = self.scale.questions
-                self.state.figures["rfgpt"] = score(str(self.rfgpt), str(self.data), limit=limit, seed=self.seed)
+                scores = score(str(self.rfgpt), str(self.data), limit=limit, seed=self.seed)
+                examples = example_answers(self.rfgpt, self.data, self.seed)
+                self.state.figures["rfgpt"] = scores | {"examples": examples}
 
     def recorded(self) -> None:
         """Every recording in LWM_SHARED: ingested, embedded, routed and asked about."""
@@ -177,7 +180,7 @@ class _Demo:
                 command("ingest", *names, "--model", str(self.moe), "--out", str(data), "--overwrite")
                 table = str(self.out / "recorded.h5")
                 command("embed", "--model", str(self.moe), "--data", str(data), "--out", table, "--overwrite")
-                rows += ask_recordings(self.moe, self.rfgpt, data)
+                rows += ask_recordings(self.moe, self.rfgpt, data, files)
 
     def report(self) -> Path:
         """The page and the summary."""

@@ -130,7 +130,7 @@ class Contest:
     def __init__(self, encoder: Any, bench: Bench, task: FewShotTask, seed: int) -> None:
         self.encoder, self.bench, self.task, self.seed = encoder, bench, task, seed
         self.device = next(encoder.parameters()).device
-        self._probes: dict[tuple[str, int, int], Probe] = {}
+        self._probes: dict[tuple[str, int, int, int], Probe] = {}
 
     @cached_property
     def frozen(self) -> list[Features]:
@@ -158,12 +158,12 @@ class Contest:
         sizes = {"train": len(episode.train), "validation": len(episode.validation), "test": len(episode.test)}
         return result | {"samples": sizes, "chosen": chosen, "seconds": round(perf_counter() - start, 2)}
 
-    def probe(self, model: str, episode: Episode) -> Probe:
-        """The logistic regression on a contestant's features, fitted once an episode."""
-        key = (model, episode.k, episode.number)
+    def probe(self, model: str, episode: Episode, blocks: int | None = None) -> Probe:
+        """The logistic regression on a contestant's features, on the first ``blocks`` only if given; fitted once."""
+        features: list[Features] = getattr(self, model)[:blocks]
+        key = (model, episode.k, episode.number, len(features))
         if key not in self._probes:
             place = self.bench.place
-            features: list[Features] = getattr(self, model)
             self._probes[key] = fit_probe(features, self.bench.codes, place[episode.train], place[episode.validation])
         return self._probes[key]
 
@@ -176,9 +176,9 @@ class Contest:
     def _network(self, model: str, episode: Episode) -> tuple[Codes, dict[str, Any]]:
         seed = self._torch_seed(model, episode.k, episode.number)
         train, validation = (self.bench.labelled(part, self.device) for part in (episode.train, episode.validation))
-        budget = self.task.training
+        budget = self.task.training[model]
         if model == "finetuned":
-            start = self.probe("frozen", episode)
+            start = self.probe("frozen", episode, budget.blocks)
             network, chosen = fine_tune(self.encoder, start, self.task.head, train, validation, budget, seed)
         else:
             network, chosen = train_scratch(model, self.bench.statistics, train, validation, budget, seed)

@@ -1,8 +1,8 @@
 """``lwm embed``: one vector a sample, with its labels and its record, in one HDF5 file.
 
-Layout for N samples: ``embedding`` float32 ``[N, P]``; ``labels/NAME`` int32 codes (-1: not labelled) into the
-texts of ``names/NAME``; ``values/NAME`` float32; ``record`` one JSON object a sample (what it is, source and time); attributes
-``recipe`` (JSON), ``model``, ``data``, ``pooling`` and ``lwm_version``. Row i is sample i of the data set.
+Layout for N samples: ``embedding`` float32 ``[N, P]``; ``labels/NAME`` int32 codes (-1: not labelled) into the texts
+of ``names/NAME``; ``values/NAME`` float32; ``record`` one JSON object a sample (what it is, source and time);
+attributes ``recipe`` (JSON), ``model``, ``data``, ``pooling`` and ``lwm_version``. Row i is sample i of the data set.
 """
 
 import json

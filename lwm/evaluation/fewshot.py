@@ -78,14 +78,14 @@ def fewshot(
     used = np.concatenate([np.concatenate([e.train, e.validation, e.test]) for e in draw])
     bench = load_bench(dataset, task, chosen, samples, used)
     contest = Contest(encoder.to(_device()), bench, task, seed)
-    _run(contest, plan, journal, _labels_seen(model))
+    _run(contest, plan, journal, pretraining_of(model))
     results = _results(settings, bench, draw, plan, journal)
     write_report(folder, results, contest, draw)
     _announce(folder, results, model, data)
     return results
 
 
-def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, labels_seen: list[str] | None) -> None:
+def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, pretraining: Record) -> None:
     done = {(record["model"], record["k"], record["episode"]) for record in journal.records}
     missing = [(name, episode) for name, episode in plan if (name, episode.k, episode.number) not in done]
     with progress("few-shot runs", len(plan), "runs", done=len(plan) - len(missing)) as bar:
@@ -94,7 +94,7 @@ def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, la
                 "task": contest.task.name,
                 "model": name,
                 "regime": REGIMES[name],
-                "labels_seen": labels_seen if name in PRETRAINED else [],
+                **(pretraining if name in PRETRAINED else {"labels_seen": [], "clean_target": None}),
                 "k": episode.k,
                 "episode": episode.number,
                 "seed": contest.seed,
@@ -133,13 +133,23 @@ def _settings(task: FewShotTask, model: str, data: str, seed: int) -> Record:
     }
 
 
-def _labels_seen(model: str) -> list[str] | None:
-    """Labels that pretraining used, from the model's provenance; None where that does not say."""
+def pretraining_of(model: str) -> dict[str, Any]:
+    """What pretraining saw, from the model folder's provenance; None where that does not say.
+
+    Masked modelling sees no label; a router saw the one it was trained to tell.
+
+    Returns:
+        ``labels_seen`` (list of label columns) and ``clean_target`` (whether noise-free pictures were the target).
+    """
     file = Path(model) / "provenance.json"
-    if not file.is_file():
-        return None
-    seen = json.loads(file.read_text(encoding="utf-8")).get("labels_seen")
-    return None if seen is None else [str(label) for label in seen]
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    options = known.get("options", {})
+    by_task = {"pretrain": [], "router": [options.get("label", "technology")]}
+    target = options.get("target")
+    return {
+        "labels_seen": known.get("labels_seen", by_task.get(known.get("task", ""))),
+        "clean_target": None if target is None else target == "clean",
+    }
 
 
 def _make_room(folder: Path, overwrite: bool) -> None:

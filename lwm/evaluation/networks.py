@@ -96,48 +96,59 @@ SCRATCH: dict[str, Callable[[int, int], nn.Module]] = {"cnn": small_cnn, "resnet
 def train_scratch(
     name: str, statistics: tuple[float, float], train: Labelled, validation: Labelled, budget: Budget, seed: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A network from scratch; each learning rate of the budget is tried and the validation part chooses.
-
-    Returns:
-        The network in evaluation mode, and what the record says about it: ``rate`` and ``weights``.
-    """
+    """A network from scratch, in evaluation mode, and what the record says about it."""
     classes = int(train.codes.max()) + 1
-    best: tuple[tuple[float, float], nn.Module, float] | None = None
-    for rate in budget.scratch_rates:
+
+    def build(rate: float) -> tuple[nn.Module, Groups]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = Standardised(SCRATCH[name](train.pictures.shape[1], classes), *statistics)
-        network.to(train.pictures.device)
-        groups: Groups = [{"params": list(network.parameters()), "lr": rate}]
-        rank = train_classifier(network, groups, train, validation, budget, budget.scratch_samples, seed)
-        if best is None or rank > best[0]:
-            best = (rank, network, rate)
-    if best is None:
-        raise ConfigError("no learning rate for networks from scratch", "scratch_rates with at least one")
-    return best[1], {"rate": best[2], "weights": sum(p.numel() for p in best[1].parameters())}
+        return network, [{"params": list(network.parameters()), "lr": rate}]
+
+    return _best_rate(build, train, validation, budget, seed)
 
 
 def fine_tune(
     encoder: Any, probe: Probe, head: str, train: Labelled, validation: Labelled, budget: Budget, seed: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A copy of the encoder trained with a linear head that starts from the probe (LP-FT, Kumar et al. 2022).
+    """A copy of the encoder trained with a head that starts from the probe (LP-FT, Kumar et al. 2022).
 
     Blocks above the probe's layer are not used. Learning rates fall by ``layer_decay`` from block to block towards
     the input, as the encoder's ``group_matcher`` names them. The probe itself counts as epoch 0 of early stopping.
 
     Returns:
-        The network in evaluation mode, and what the record says about it: ``layer`` and ``weights``.
+        The network in evaluation mode, and what the record says about it.
     """
-    device = train.pictures.device
-    linear = load(HEADS, head)(encoder.num_features, encoder.grid_size, len(probe.bias))
-    linear.start_from(
-        *(torch.from_numpy(part).float() for part in (probe.shift, probe.scale, probe.weight, probe.bias))
-    )
-    network = FineTuned(trainable_copy(encoder), linear, probe.layer).to(device)
-    groups = _decayed_groups(network, budget)
-    train_classifier(network, groups, train, validation, budget, budget.encoder_samples, seed)
-    used = sum(p.numel() for group in groups for p in group["params"])
-    return network, {"layer": probe.layer, "weights": used}
+    fitted = (probe.shift, probe.scale, probe.weight, probe.bias)
+
+    def build(rate: float) -> tuple[nn.Module, Groups]:
+        linear = load(HEADS, head)(encoder.num_features, encoder.grid_size, len(probe.bias))
+        linear.start_from(*(torch.from_numpy(part).float() for part in fitted))
+        network = FineTuned(trainable_copy(encoder), linear, probe.layer)
+        return network, _decayed_groups(network, rate, budget.layer_decay)
+
+    network, chosen = _best_rate(build, train, validation, budget, seed)
+    return network, {"layer": probe.layer, "strength": probe.strength} | chosen
+
+
+def _best_rate(
+    build: Callable[[float], tuple[nn.Module, Groups]],
+    train: Labelled,
+    validation: Labelled,
+    budget: Budget,
+    seed: int,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train once with each learning rate of the budget; the validation part chooses."""
+    best: tuple[tuple[float, float], nn.Module, dict[str, Any]] | None = None
+    for rate in budget.rates:
+        network, groups = build(rate)
+        network.to(train.pictures.device)
+        rank, step = train_classifier(network, groups, train, validation, budget, seed)
+        if best is None or rank > best[0]:
+            best = (rank, network, {"rate": rate, "step": step})
+    if best is None:
+        raise ConfigError("no learning rate to train with", "at least one")
+    return best[1:]
 
 
 def train_classifier(
@@ -146,9 +157,8 @@ def train_classifier(
     train: Labelled,
     validation: Labelled,
     budget: Budget,
-    samples: int,
     seed: int,
-) -> tuple[float, float]:
+) -> tuple[tuple[float, float], int]:
     """Cross-entropy with AdamW; the state of the best epoch on the validation part is kept.
 
     Args:
@@ -156,21 +166,20 @@ def train_classifier(
         groups: optimizer groups with their peak learning rates.
         train: what to learn from.
         validation: what stops training.
-        budget: batch size, weight decay, patience.
-        samples: samples that pass through, repeats counted.
+        budget: samples, batch size, weight decay, patience.
         seed: seed of the batches' order.
 
     Returns:
-        Validation macro-F1 and minus the validation loss of the kept state.
+        Validation macro-F1 and minus the validation loss of the kept state, and the step it is from (0: the start).
     """
     count = len(train.codes)
     batch = min(budget.batch_size, count)
-    steps = max(1, samples // batch)
+    steps = max(1, budget.samples // batch)
     optimizer = torch.optim.AdamW(groups, weight_decay=budget.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_cosine(steps))
     order = _batches(count, batch, steps, seed)
     epoch = -(-count // batch)
-    best, kept, waited = _validate(network, validation), copy.deepcopy(network.state_dict()), 0
+    best, kept, at, waited = _validate(network, validation), copy.deepcopy(network.state_dict()), 0, 0
     network.train()
     for step in range(steps):
         chosen = order[step].to(train.codes.device)
@@ -184,12 +193,12 @@ def train_classifier(
             network.train()
             waited = 0 if rank > best else waited + 1
             if rank > best:
-                best, kept = rank, copy.deepcopy(network.state_dict())
+                best, kept, at = rank, copy.deepcopy(network.state_dict()), step + 1
             elif waited >= budget.patience:
                 break
     network.load_state_dict(kept)
     network.eval()
-    return best
+    return best, at
 
 
 @torch.inference_mode()
@@ -224,17 +233,15 @@ def _warm_then_cosine(steps: int) -> Callable[[int], float]:
     return factor
 
 
-def _decayed_groups(network: FineTuned, budget: Budget) -> Groups:
+def _decayed_groups(network: FineTuned, rate: float, decay: float) -> Groups:
     """Parameters by layer with their peak learning rates; parts above the head's layer are left out."""
     from timm.models import group_parameters
 
     encoder: Any = network.encoder
     names = group_parameters(encoder, encoder.group_matcher())
     depth = network.layer + 1
-    groups: Groups = [{"params": list(network.head.parameters()), "lr": budget.encoder_rate}]
     weights = dict(encoder.named_parameters())
-    for number in sorted(names):
-        if number <= depth:
-            rate = budget.encoder_rate * budget.layer_decay ** (depth - number)
-            groups.append({"params": [weights[name] for name in names[number]], "lr": rate})
+    groups: Groups = [{"params": list(network.head.parameters()), "lr": rate}]
+    for number in range(depth + 1):  # 0 is the stem, n + 1 block n
+        groups.append({"params": [weights[name] for name in names[number]], "lr": rate * decay ** (depth - number)})
     return groups

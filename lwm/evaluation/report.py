@@ -74,11 +74,11 @@ def markdown_table(results: dict[str, Any]) -> str:
             for row in summary
             if row["model"] == model
         ]
-        lines.append("| " + " | ".join([TITLES[model], one["regime"], _seen(one["labels_seen"]), *cells]) + " |")
+        lines.append("| " + " | ".join([TITLES[model], one["regime"], _seen(one), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _seen(labels: list[str] | None) -> str:
-    if labels is None:
-        return "not recorded"
-    return ", ".join(labels) or "none"
+def _seen(record: dict[str, Any]) -> str:
+    labels = record["labels_seen"]
+    said = "not recorded" if labels is None else ", ".join(labels) or "none"
+    return f"{said} (noise-free target)" if record["clean_target"] else said

@@ -16,35 +16,40 @@ MODELS = ("frozen", "finetuned", "random", "cnn", "resnet18", "trivial")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much gradient training each network gets; linear models are solved, not trained.
+    """How much gradient training a network gets; linear models are solved, not trained.
 
     Args:
+        samples: samples that pass through the network in training, repeats counted.
+        rates: peak learning rates tried; the validation part chooses.
         batch_size: samples a step.
-        encoder_samples: samples that pass through a fine-tuned encoder in training, repeats counted.
-        scratch_samples: the same for a network trained from scratch; at least ``encoder_samples``.
-        encoder_rate: peak learning rate of the encoder's last block and of its head.
-        layer_decay: factor on the learning rate from each block to the one before it.
-        scratch_rates: peak learning rates tried for a network from scratch; the validation part chooses.
         weight_decay: AdamW's.
         patience: epochs without a better validation score before training stops.
+        blocks: blocks of a fine-tuned encoder that are used at most, from the input; all where None.
+        layer_decay: factor on a fine-tuned encoder's learning rate from each block to the one before it.
     """
 
+    samples: int
+    rates: tuple[float, ...]
     batch_size: int = 16
-    encoder_samples: int = 420
-    scratch_samples: int = 1500
-    encoder_rate: float = 3e-4
-    layer_decay: float = 0.75
-    scratch_rates: tuple[float, ...] = (1e-3, 4e-3)
     weight_decay: float = 0.05
-    patience: int = 6
+    patience: int = 8
+    blocks: int | None = None
+    layer_decay: float = 0.75
 
     def __post_init__(self) -> None:
-        sizes = (self.batch_size - 1, self.encoder_samples, self.encoder_rate, self.patience, *self.scratch_rates)
-        if min(sizes) <= 0 or not self.scratch_rates or self.scratch_samples < self.encoder_samples:
-            raise ConfigError(
-                f"training {self}",
-                "positive rates and sizes, batch_size > 1 and scratch_samples no smaller than encoder_samples",
-            )
+        sizes = (self.samples, self.batch_size - 1, self.patience, self.blocks or 1, self.layer_decay, *self.rates)
+        if not self.rates or min(sizes) <= 0 or self.blocks == 0:
+            raise ConfigError(f"training {self}", "positive numbers, at least one rate and batch_size > 1")
+
+
+# For two cores: about ten seconds a run. A step of ResNet-18 costs six of the small CNN's; all take at least as many
+# steps as the encoder. Middle blocks carry as much as the last ones, at half the cost.
+BUDGETS = {
+    "finetuned": Budget(samples=320, rates=(3e-4,), blocks=3),
+    "cnn": Budget(samples=1600, rates=(1e-3, 4e-3)),
+    "resnet18": Budget(samples=480, rates=(1e-3,)),
+}
+"""What each network gets where a task does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class FewShotTask:
         validation_share: validation samples a class as a share of k, at least two.
         models: what is compared, out of MODELS.
         head: registered head (``lwm.heads``) that a fine-tuned encoder carries.
-        training: gradient training of the networks.
+        training: gradient training by network; what is not given is that of BUDGETS.
     """
 
     name: str
@@ -77,7 +82,7 @@ class FewShotTask:
     validation_share: float = 0.25
     models: tuple[str, ...] = MODELS
     head: str = "linear"
-    training: Budget = field(default_factory=Budget)
+    training: Mapping[str, Budget] = field(default_factory=lambda: dict(BUDGETS))
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -132,14 +137,23 @@ def task_from_dict(plain: Any, source: str) -> FewShotTask:
     try:
         if "k" in values:
             values["k"] = tuple(sorted({int(k) for k in _sequence(values["k"])}))
-        if "training" in values:
-            training = _known(values["training"], Budget, f"{source}: training")
-            if "scratch_rates" in training:
-                training["scratch_rates"] = tuple(float(rate) for rate in _sequence(training["scratch_rates"]))
-            values["training"] = Budget(**training)
+        values["training"] = _training(values.get("training") or {}, source)
         return FewShotTask(**values)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}", "numbers where numbers are asked for") from error
+
+
+def _training(plain: Any, source: str) -> dict[str, Budget]:
+    """BUDGETS with a task's changes."""
+    if not isinstance(plain, dict) or set(plain) - set(BUDGETS):
+        raise ConfigError(f"{source}: training of {plain!r}", f"a mapping with keys among {list(BUDGETS)}")
+    budgets = dict(BUDGETS)
+    for network, changes in plain.items():
+        given = _known(changes, Budget, f"{source}: training.{network}")
+        if "rates" in given:
+            given["rates"] = tuple(float(rate) for rate in _sequence(given["rates"]))
+        budgets[network] = replace(budgets[network], **given)
+    return budgets
 
 
 def _known(plain: Any, kind: type, source: str) -> dict[str, Any]:

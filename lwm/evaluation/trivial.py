@@ -42,9 +42,10 @@ def trivial_features(pictures: Tensor, valid: Tensor, recipe: Recipe) -> Feature
     cells = inside.sum((1, 2)).clamp(min=1)
     power = torch.pow(10.0, grey / 10) * inside
     level = 10 * torch.log10(power.sum((1, 2)) / cells + 1e-12)
-    band = power.sum(2).cumsum(1) / power.sum((1, 2), keepdim=True)[:, 0].clamp(min=1e-30)
+    row = power.sum(2) / power.sum((1, 2), keepdim=True)[:, 0].clamp(min=1e-30)
+    below = row.cumsum(1)
     edge = (1 - OCCUPIED) / 2
-    occupied = ((band > edge) & (band < 1 - edge)).float().mean(1)
+    occupied = ((below > edge) & (below - row < 1 - edge)).float().mean(1)
     place = ((grey - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
     counts = torch.zeros(len(grey), BINS).scatter_add_(1, place.flatten(1), inside.flatten(1).float())
     return torch.cat([level[:, None], occupied[:, None], counts / cells[:, None]], dim=1).numpy()

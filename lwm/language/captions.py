@@ -70,8 +70,12 @@ def context_of(sample_rate: float) -> str:
 
 def caption(facts: Mapping[str, str]) -> str:
     """One paragraph of everything that ``facts`` hold, in a fixed order."""
-    subject = " ".join(facts[name] for name in ("technology", "link") if name in facts)
-    sentences = [f"The capture shows one {subject} signal." if subject else "The capture shows one signal."]
+    link = facts.get("link", "")
+    subject = " ".join(word for word in (facts.get("technology", ""), link if link != "both" else "") if word)
+    both = " of both link directions" if link == "both" else ""
+    sentences = [
+        f"The capture shows one {subject} signal{both}." if subject else f"The capture shows one signal{both}."
+    ]
     if "bandwidth" in facts:
         sentences.append(f"Its channel is {facts['bandwidth']} MHz wide.")
     if "modulation" in facts:

@@ -1,7 +1,6 @@
 """Instruction data: questions and answers about a data set's samples, in padded batches of like length."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +65,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         self.data, self.samples, self.tokenizer, self.rf_tokens = data, samples, tokenizer, rf_tokens
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rf: Tensor | None = None
-        self._plan = lru_cache(maxsize=1)(self._make_plan)
+        self._planned: tuple[int, list[list[_Encoded]]] | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -94,8 +93,13 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         self.rf = torch.cat(parts)
         return self.rf
 
+    def _plan(self, epoch: int) -> list[list[_Encoded]]:
+        """All batches of an epoch, made once for it."""
+        if self._planned is None or self._planned[0] != epoch:
+            self._planned = (epoch, self._make_plan(epoch))
+        return self._planned[1]
+
     def _make_plan(self, epoch: int) -> list[list[_Encoded]]:
-        """All batches of an epoch."""
         count = len(self.samples)
         order = rng_for(self.seed, "order", epoch).permutation(count) if self.shuffle else np.arange(count)
         pairs = [self._encoded(int(index), epoch) for index in order]

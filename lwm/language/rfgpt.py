@@ -126,7 +126,7 @@ class RFGPT(nn.Module):
         tokenizer: ChatTokenizer,
         labels: Mapping[str, Sequence[str]],
         tokens: Sequence[int] = (4, 4),
-        merge: Merge = "mean",
+        merge: Merge = "mean_spread",
         layer: int | None = None,
     ) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Self
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -36,7 +35,6 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         self.pad_id, self.rf_id, self.start_id, self.end_id = (vocabulary[token] for token in SPECIAL)
-        self.encode = lru_cache(maxsize=65536)(self._encode)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 1024) -> Self:
@@ -83,9 +81,9 @@ class ChatTokenizer:
         """Number of tokens, special ones included."""
         return int(self._tokenizer.get_vocab_size())
 
-    def _encode(self, text: str) -> tuple[int, ...]:
-        """Token numbers of ``text``, special tokens recognised where they stand (cached as :attr:`encode`)."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of ``text``, special tokens recognised where they stand."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token numbers up to the first end of turn, special tokens left out."""
@@ -106,7 +104,7 @@ class ChatTokenizer:
         Raises:
             ConfigError: the question is empty or holds a special token.
         """
-        return list(self.encode(_prompt_text(_checked(question, "question"), rf_tokens)))
+        return self.encode(_prompt_text(_checked(question, "question"), rf_tokens))
 
     def pair(self, question: str, answer: str, rf_tokens: int) -> tuple[list[int], list[int]]:
         """Token numbers and labels of one question with its answer.
@@ -119,7 +117,7 @@ class ChatTokenizer:
         """
         before = self.prompt(question, rf_tokens)
         text = _prompt_text(question, rf_tokens) + _checked(answer, "answer") + END
-        whole = list(self.encode(text))
+        whole = self.encode(text)
         if whole[: len(before)] != before:
             raise ConfigError(
                 f"answer {answer!r} to {question!r} cannot be aligned with the template",

@@ -42,7 +42,7 @@ class InstructionTuning(Task):
         llm: str | dict[str, Any] = "tiny",
         token_rows: int = 4,
         token_columns: int = 4,
-        merge: Literal["mean", "mean_spread"] = "mean",
+        merge: Literal["mean", "mean_spread"] = "mean_spread",
         layer: int | None = None,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.05,

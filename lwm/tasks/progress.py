@@ -52,6 +52,5 @@ class FitProgress(ProgressBar):
 
     @staticmethod
     def _batch_size(trainer: pl.Trainer) -> int:
-        return int(
-            getattr(trainer.train_dataloader, "batch_size", None) or getattr(trainer.datamodule, "batch_size", 1)
-        )
+        loader, data = trainer.train_dataloader, getattr(trainer, "datamodule", None)
+        return int(getattr(loader, "batch_size", None) or getattr(data, "batch_size", None) or 1)

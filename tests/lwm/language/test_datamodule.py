@@ -1,5 +1,6 @@
 """Instruction batches."""
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -37,6 +38,12 @@ def test_every_sample_comes_once_an_epoch_with_its_own_rf_token(module: Instruct
         assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape
         places = (batch["input_ids"] == module.tokenizer.rf_id).sum(1)
         assert places.tolist() == [1] * len(places)
+
+
+def test_worker_processes_give_the_same_batches(world, module: InstructionDataModule) -> None:
+    ours = list(module.train_dataloader())
+    again = pickle.loads(pickle.dumps(module.train_dataloader().dataset))
+    torch.testing.assert_close([again[(0, number)] for number in range(len(again))], ours)
 
 
 def test_epochs_differ_and_can_be_drawn_again(module: InstructionDataModule) -> None:

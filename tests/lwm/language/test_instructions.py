@@ -51,6 +51,9 @@ def test_a_caption_says_every_fact_and_that_a_short_capture_was_padded() -> None
     whole = caption(facts_of(RECORD | {"valid_columns": 64}, 64))
     assert "fills the window" in whole
     assert "padded" not in whole
+    assert (
+        caption({"technology": "WLAN", "link": "both"}) == "The capture shows one WLAN signal of both link directions."
+    )
 
 
 def test_what_a_record_does_not_know_is_not_asked() -> None:

@@ -66,7 +66,7 @@ def test_the_loss_is_the_mean_over_answer_tokens_each_from_those_before(folder: 
     tokenizer = task.model.tokenizer
     texts = [("Which technology is this?", "alpha"), ("Describe the capture.", "a longer answer, in words")]
     total, count = 0.0, 0
-    rf = torch.randn(2, 4, 32)
+    rf = torch.randn(2, 4, 64)
     rows = [tokenizer.pair(question, answer, 4) for question, answer in texts]
     with torch.no_grad():
         for row, (ids, _) in enumerate(rows):

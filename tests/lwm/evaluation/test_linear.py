@@ -1,0 +1,96 @@
+"""Metrics, the logistic regression and the trivial yardstick."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+from lwm.data.dataset import SpectrogramDataset
+from lwm.data.shard import write_dataset
+from lwm.errors import DatasetError
+from lwm.evaluation import probe as probe_module
+from lwm.evaluation.metrics import macro_f1, scores
+from lwm.evaluation.probe import GRID, fit_probe
+from lwm.evaluation.trivial import BINS, trivial_accuracy, trivial_features
+from lwm.seeding import rng_for
+from lwm.signal.recipe import Recipe
+
+
+def test_scores_agree_with_scikit_learn() -> None:
+    rng = rng_for(0, "test", "metrics")
+    truth, predicted = rng.integers(4, size=200), rng.integers(4, size=200)
+    assert macro_f1(truth, predicted, 4) == pytest.approx(f1_score(truth, predicted, average="macro"))
+    levels = [str(5 * (i % 3) - 5) for i in range(200)]
+    found = scores(truth, predicted, list("abcd"), levels)
+    assert found["accuracy"] == pytest.approx((truth == predicted).mean())
+    assert list(found["per_snr"]) == ["-5", "0", "5"]
+    assert np.dot(list(found["per_snr"].values()), [67, 67, 66]) / 200 == pytest.approx(found["accuracy"])
+    assert np.sum(found["confusion"]) == 200
+    assert found["per_class"]["b"] == pytest.approx(f1_score(truth, predicted, average=None)[1])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_probe_is_scikit_learns_solution(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = rng_for(0, "test", "probe")
+    codes = np.arange(60) % classes
+    latent = rng.normal(size=(60, 5)) + rng.normal(size=(classes, 5))[codes]
+    features = (latent @ rng.normal(size=(5, 90)) + 0.05 * rng.normal(size=(60, 90))).astype(np.float32)
+    monkeypatch.setattr(probe_module, "GRID", (0.03,))
+    found = fit_probe([features], codes, np.arange(60), np.arange(60))
+    scaled = (features - found.shift) / found.scale
+    if classes == 2:  # scikit-learn fits one weight vector: the difference, under half the penalty
+        reference = LogisticRegression(C=0.06, tol=1e-8, max_iter=5000).fit(scaled, codes)
+        assert np.allclose(found.weight[1] - found.weight[0], reference.coef_[0], atol=2e-3)
+    else:
+        reference = LogisticRegression(C=0.03, tol=1e-8, max_iter=5000).fit(scaled, codes)
+        assert np.allclose(found.weight, reference.coef_, atol=1e-3)
+    assert np.array_equal(found.predict(features), reference.predict(scaled))
+
+
+def test_probe_chooses_the_layer_that_knows() -> None:
+    rng = rng_for(0, "test", "layers")
+    codes = np.arange(90) % 3
+    noise = rng.normal(size=(90, 8)).astype(np.float32)
+    telling = (noise + 3 * np.eye(3, 8)[codes]).astype(np.float32)
+    constant = np.ones((90, 8), np.float32)
+    found = fit_probe([noise, telling, constant], codes, np.arange(45), np.arange(45, 90))
+    assert found.layer == 1
+    assert found.strength in GRID
+    assert (found.predict(telling) == codes).mean() > 0.9
+
+
+def test_trivial_features_by_hand(small_recipe: Recipe) -> None:
+    picture = torch.full((1, 1, 32, 32), -40.0)
+    picture[0, 0, 8:16] = 20.0
+    valid = torch.ones(1, 32, dtype=torch.bool)
+    valid[0, 16:] = False
+    picture[0, 0, :, 16:] = 35.0  # padding must not count
+    level, occupied, *histogram = trivial_features(picture, valid, small_recipe)[0]
+    assert level == pytest.approx(10 * np.log10(100 * 8 / 32 + 1e-4 * 24 / 32), abs=1e-3)
+    assert occupied == pytest.approx(8 / 32)
+    assert len(histogram) == BINS
+    assert histogram[0] == pytest.approx(24 / 32)
+    assert histogram[7] == pytest.approx(8 / 32)
+
+
+def planted(root: Path, recipe: Recipe, level: tuple[float, float], seed: int) -> SpectrogramDataset:
+    """Two technologies that differ by the level of their band only."""
+    rng = rng_for(seed, "test", "shortcut")
+    names = ["lte", "nr"] * 40
+    pictures = rng.normal(-20, 2, (80, 1, 32, 32))
+    for i in range(80):
+        pictures[i, 0, 8:24] += level[i % 2]
+    write_dataset(root, pictures.astype(np.float32), recipe, {"technology": names, "channel": names})
+    return SpectrogramDataset(root)
+
+
+def test_planted_shortcut_is_found_and_none_is_chance(tmp_path: Path, small_recipe: Recipe) -> None:
+    shortcut = [planted(tmp_path / f"s{i}", small_recipe, (20, 24), i) for i in (0, 1)]
+    assert trivial_accuracy(*shortcut, "technology") == 1.0
+    alike = [planted(tmp_path / f"n{i}", small_recipe, (20, 20), i) for i in (0, 1)]
+    assert trivial_accuracy(*alike, "technology") == pytest.approx(0.5, abs=0.2)
+    with pytest.raises(DatasetError, match="no label 'colour'"):
+        trivial_accuracy(*alike, "colour")
