@@ -51,14 +51,18 @@ def fit_probe(layers: list[Features], codes: Codes, train: Codes, validation: Co
         validation: indices to choose on.
     """
     classes = int(codes.max()) + 1
+    from threadpoolctl import threadpool_limits
+
     best: Probe | None = None
     best_rank = (-1.0, -np.inf)
-    for layer, features in enumerate(layers):
-        for probe in _path(layer, features[train], codes[train]):
-            scores = probe.scores(features[validation])
-            rank = (macro_f1(codes[validation], scores.argmax(1), classes), -_log_loss(scores, codes[validation]))
-            if best is None or rank > best_rank:
-                best, best_rank = probe, rank
+    # The matrices are too small to share among threads: on a busy machine waiting for each other costs far more.
+    with threadpool_limits(limits=1):
+        for layer, features in enumerate(layers):
+            for probe in _path(layer, features[train], codes[train]):
+                scores = probe.scores(features[validation])
+                rank = (macro_f1(codes[validation], scores.argmax(1), classes), -_log_loss(scores, codes[validation]))
+                if best is None or rank > best_rank:
+                    best, best_rank = probe, rank
     if best is None:
         raise ValueError("no features to fit a probe on")
     return best
