@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: two test processes share two cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

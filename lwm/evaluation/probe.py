@@ -13,7 +13,7 @@ GRID = tuple(float(c) for c in np.logspace(-4, 2, 7))
 """Inverse L2 strengths C, from strong to weak regularisation: the same for every linear model of a comparison."""
 
 
-_SOLVER = {"maxiter": 300, "gtol": 1e-4, "ftol": 1e-9}
+_SOLVER = {"maxiter": 100, "gtol": 1e-4, "ftol": 1e-9}
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def markdown_table(results: dict[str, Any]) -> str:
         f"{len(results['classes'])} classes of {' × '.join(task['labels'])}, chance {100 * results['chance']:.1f} %; "
         f"{results['test_samples']} test samples from {results['test_channels']} channel draws that no contestant saw; "
         f"seed {results['seed']}. All contestants have the same labels: k a class to learn from and "
-        f"{task['validation_share']:g} k (at least 2) to choose settings with.",
+        f"{task['validation_share']:g} k (at least 2) to choose settings with. {_budgets(task)}",
         "",
         "| " + " | ".join(head) + " |",
         "|" + "---|" * len(head),
@@ -76,6 +76,13 @@ def markdown_table(results: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join([TITLES[model], one["regime"], _seen(one), *cells]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _budgets(task: dict[str, Any]) -> str:
+    """How long each network was trained: a short training is no verdict on an architecture."""
+    networks = {name: budget["samples"] for name, budget in task["training"].items() if name in task["models"]}
+    said = ", ".join(f"{TITLES[name]} {samples}" for name, samples in networks.items())
+    return f"Samples in gradient training, repeats counted: {said}." if said else ""
 
 
 def _seen(record: dict[str, Any]) -> str:

@@ -162,7 +162,10 @@ def run_provenance(data: Any) -> dict[str, Any]:
     from lwm.hub import file_sha256
 
     seed = os.environ.get("PL_GLOBAL_SEED")
-    record: dict[str, Any] = {"command": os.environ.get("LWM_COMMAND", shlex.join(sys.argv)), "seed": None if seed is None else int(seed)}
+    record: dict[str, Any] = {
+        "command": os.environ.get("LWM_COMMAND", shlex.join(sys.argv)),
+        "seed": None if seed is None else int(seed),
+    }
     folder = getattr(data, "data", None)
     manifest = None if folder is None else Path(folder) / "manifest.json"
     if manifest is not None and manifest.is_file():

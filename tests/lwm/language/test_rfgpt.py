@@ -68,6 +68,16 @@ def test_a_padded_batch_gives_the_answers_of_single_questions(model: RFGPT, pict
     assert len(set(together)) > 2
 
 
+def test_padding_is_hidden_from_a_model_that_has_not_learned_to_overlook_it(
+    model: RFGPT, pictures: torch.Tensor
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        fresh = RFGPT.build(model.tower, model.get_config()).eval()
+    together = fresh.answer(pictures[:3], QUESTIONS, max_new_tokens=16).texts
+    assert together == [fresh.answer(pictures[i : i + 1], [QUESTIONS[i]], 16).texts[0] for i in range(3)]
+
+
 def test_left_padding_changes_no_logit(model: RFGPT, pictures: torch.Tensor) -> None:
     prompt = model.tokenizer.prompt(QUESTIONS[0], model.rf_tokens)
     rf = model.encode(pictures[:1])
@@ -111,6 +121,11 @@ def test_the_folder_gives_the_same_answers_in_a_fresh_process(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == world.task.model.eval().answer(pictures[:3], QUESTIONS).texts
+
+
+def test_the_folder_gives_the_same_logits(world, model: RFGPT, pictures: torch.Tensor) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(model.golden(pictures), world.task.model.eval().golden(pictures))
 
 
 def test_a_middle_layer_of_the_tower_is_what_encode_merges(model: RFGPT, pictures: torch.Tensor) -> None:
