@@ -29,8 +29,8 @@ LLM_SIZES: dict[str, dict[str, Any]] = {
 """Qwen2 shapes by name, trained from scratch: ``test`` for tests, ``tiny`` for a laptop.
 
 ``initializer_range`` is 1/sqrt(hidden_size). The family's 0.02 is made for widths of thousands: at 128 a layer passes
-on a quarter of its input's scale, and after 200 steps of 32 pairs the model told three clear-cut classes apart no
-better than chance (0.35), where it now gets 0.82 right. Two layers learned faster than three in as many steps.
+on a quarter of its input's scale. After 200 steps of 32 pairs about three made-up classes (two seeds each) 0.02 got
+0.53 and 0.79 of them right, 0.088 0.81 and 0.82; three layers got 0.70 and 0.83 and took longer, so there are two.
 """
 
 _COMMON: dict[str, Any] = {"max_position_embeddings": 1024, "tie_word_embeddings": True, "attention_dropout": 0.0}
