@@ -75,6 +75,10 @@ def markdown_table(results: dict[str, Any]) -> str:
             if row["model"] == model
         ]
         lines.append("| " + " | ".join([TITLES[model], one["regime"], _seen(one), *cells]) + " |")
+    tuned = [record["chosen"]["step"] for record in records if record["model"] == "finetuned"]
+    if tuned:
+        better = sum(step > 0 for step in tuned)
+        lines += ["", f"Fine-tuning did better on the validation part than its start in {better} of {len(tuned)} runs."]
     return "\n".join(lines) + "\n"
 
 

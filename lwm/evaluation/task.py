@@ -42,12 +42,12 @@ class Budget:
             raise ConfigError(f"training {self}", "positive numbers, at least one rate and batch_size > 1")
 
 
-# For two cores: five to ten seconds a run. A step of ResNet-18 costs six of the small CNN's; both take at least three
-# times as many steps as the encoder, at the rate that served them best. Half an encoder's blocks carry as much as all
-# of them, at half the cost.
+# For two cores: about ten seconds a run. A step of ResNet-18 costs six of the small CNN's; both take no fewer steps
+# than the encoder, at the rate that served them best. Half an encoder's blocks carry as much as all of them, at half
+# the cost.
 BUDGETS = {
-    "finetuned": Budget(samples=320, rates=(3e-4,), blocks=3),
-    "cnn": Budget(samples=3200, rates=(4e-3,)),
+    "finetuned": Budget(samples=960, rates=(1e-4,), blocks=3),
+    "cnn": Budget(samples=3200, rates=(4e-3,), patience=20),
     "resnet18": Budget(samples=960, rates=(3e-3,)),
 }
 """What each network gets where a task does not say otherwise."""

@@ -10,9 +10,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from lwm.errors import ConfigError, DatasetError, ModelError
 from lwm.hub import from_pretrained, weights_sha256
 from lwm.models.encoder import SpectrogramEncoder
+from lwm.models.masking import generator_for
 from lwm.models.moe import MoEEncoder, require_alike
 from lwm.models.router import Router, RouterConfig
 from lwm.signal.recipe import Recipe
+from lwm.tasks.augment import shifted_views
 from lwm.tasks.base import Task
 from lwm.tasks.schedule import adamw_cosine
 
@@ -28,6 +30,8 @@ class RouterTraining(Task):
         label: label whose names are the experts' names.
         learning_rate: peak rate of AdamW.
         weight_decay: decay of matrices.
+        augment: train on shifted and mirrored views, so that a few hundred waveforms are not learned by heart.
+        seed: of the views.
     """
 
     task_name: ClassVar[str] = "router"
@@ -40,6 +44,8 @@ class RouterTraining(Task):
         label: str = "technology",
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
+        augment: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.remember(locals())
@@ -129,7 +135,10 @@ class RouterTraining(Task):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One step."""
-        logits = self.router(batch["spectrogram"].float())
+        x = batch["spectrogram"].float()
+        if self.hparams["augment"] and self.router.trunk.recipe.axes == "frequency-time":
+            x = shifted_views(x, batch["valid"], generator_for(self.hparams["seed"], "views", self.global_step))
+        logits = self.router(x)
         loss = self.require_finite(self.loss(logits.float(), self.targets(batch)))
         self.log("train_loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
