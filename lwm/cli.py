@@ -36,7 +36,6 @@ TRAINING = {
     "fit": "train: pretraining, router, RF-GPT",
     "validate": "validation loss of a checkpoint",
     "test": "test metrics of a checkpoint",
-    "predict": "predictions of a checkpoint",
 }
 
 

@@ -1,4 +1,4 @@
-"""``lwm fit / validate / test / predict``: LightningCLI with one output folder per run.
+"""``lwm fit / validate / test``: LightningCLI with one output folder per run.
 
 A run's folder (``--out``) holds ``config.yaml``, ``checkpoints/last.ckpt``, ``metrics.csv`` and TensorBoard events. A
 folder that is not empty is refused unless ``--resume`` goes on from its last checkpoint or ``--overwrite`` starts anew.
