@@ -161,9 +161,21 @@ def parse(parser: Any, args: list[str]) -> dict[str, Any]:
                     near = get_close_matches(flag, known, n=1)
                     remedy = f"did you mean {near[0]}?" if near else ""
                     raise ConfigError(f"{parser.prog}: no flag {flag}", f"one of {sorted(known - {'-h'})}", remedy)
-            return vars(parser.parse_args(args))
+            return vars(parser.parse_args(_with_negative_numbers(args)))
     except ArgumentError as error:
         raise ConfigError(f"{parser.prog}: {error}", remedy=f"see {parser.prog} --help") from error
+
+
+def _with_negative_numbers(args: list[str]) -> list[str]:
+    """``--flag -1e6`` as ``--flag=-1e6``: argparse takes a negative number with an exponent for a flag."""
+    joined: list[str] = []
+    for word in args:
+        negative = word.startswith("-") and not word.startswith("--") and word != "-h"
+        if negative and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def prepare_process() -> None:
