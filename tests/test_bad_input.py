@@ -1,4 +1,4 @@
-"""Bad input at the command line: one line that says what, what was expected and the remedy; exit 2; nothing left behind."""
+"""Bad input at the command line: one line with what, expected and remedy; exit 2; nothing left behind."""
 
 import json
 import os

@@ -46,9 +46,9 @@ class Budget:
 # than the encoder, at the rate that served them best. Half an encoder's blocks carry as much as all of them, at half
 # the cost.
 BUDGETS = {
-    "finetuned": Budget(samples=960, rates=(1e-4,), blocks=3),
+    "finetuned": Budget(samples=640, rates=(1e-4,), blocks=3),
     "cnn": Budget(samples=3200, rates=(4e-3,), patience=20),
-    "resnet18": Budget(samples=960, rates=(3e-3,)),
+    "resnet18": Budget(samples=640, rates=(3e-3,)),
 }
 """What each network gets where a task does not say otherwise."""
 

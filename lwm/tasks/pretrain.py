@@ -149,7 +149,9 @@ class MaskedModeling(Task):
         """Up to three samples, one a row: original, what the encoder saw, prediction, and the clean target if any."""
         from lwm.tasks.pictures import picture_grid
 
-        few = {key: value[:3] for key, value in batch.items() if isinstance(value, Tensor)}
+        # Spread over the batch: neighbours share a waveform.
+        rows = torch.linspace(0, len(batch["spectrogram"]) - 1, min(3, len(batch["spectrogram"]))).long()
+        few = {key: value[rows.to(value.device)] for key, value in batch.items() if isinstance(value, Tensor)}
         mask = self.draw(len(few["spectrogram"]), "figure")
         shown, predicted = self.reconstruct(few, mask)
         original = few["spectrogram"].float()
@@ -157,7 +159,7 @@ class MaskedModeling(Task):
         if self.hparams["target"] == "clean":
             columns["clean"] = self._target_picture(few)
         recipe = self.encoder.recipe
-        low, high = (recipe.floor_db, recipe.ceiling_db) if recipe.channels == "grey" else (0.0, 255.0)
+        low, high = (recipe.floor_db, float(original.max())) if recipe.channels == "grey" else (0.0, 255.0)
         return {"reconstruction": picture_grid({key: value[:, 0] for key, value in columns.items()}, low, high)}
 
     @torch.no_grad()
