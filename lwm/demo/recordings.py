@@ -11,6 +11,7 @@ from lwm.errors import LWMError
 from lwm.evaluation.routing import route_dataset
 from lwm.hub import from_pretrained
 from lwm.language.ask import answer_recording, load_rfgpt
+from lwm.language.captions import title_of
 from lwm.signal.io import open_recording, read_capture
 
 QUESTION = "Which technology is this?"
@@ -65,7 +66,7 @@ def ask_recordings(moe_folder: Path, rfgpt_folder: Path, data: Path, files: list
         best = int(np.argmax(mean))
         row = _row(
             path.stem,
-            records[mine[0]].get("technology") or "unlabelled",
+            title_of(records[mine[0]].get("technology") or "unlabelled"),
             moe.expert_names[best],
             answer_recording(rfgpt, open_recording(path), QUESTION).text,
             confidence=float(mean[best]),

@@ -54,7 +54,7 @@ def fewshot_table(rows: list[dict[str, Any]]) -> tuple[list[int], list[dict[str,
     order = sorted(best, key=lambda model: -best[model])
     return shots, [
         {
-            "model": model,
+            "model": cells[model, shots[-1]].get("title", model),
             "cells": [
                 f"{100 * cells[model, k]['macro_f1_mean']:.1f} ± {100 * cells[model, k]['macro_f1_std']:.1f}"
                 for k in shots
@@ -73,7 +73,6 @@ def write_report(out: Path, state: DemoState) -> Path:
     results = json.loads((out / "fewshot" / "results.json").read_text())
     experts = list(figures["pretrain"])
     environment = Environment(autoescape=True)
-    environment.filters["percent"] = percent
     template = environment.from_string((files("lwm.demo") / "report.html").read_text())
     page = template.render(
         version=__version__,
