@@ -53,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except LWMError as error:
         return _fail(str(error), debug)
     except KeyboardInterrupt:
-        sys.stderr.write("\nlwm: interrupted; finished parts are kept, run the same command again with --resume\n")
+        again = "run the same command again (with --resume, where it has that flag)"
+        sys.stderr.write(f"\nlwm: interrupted; finished parts are kept; {again}\n")
         return 130
     except OSError as error:
         if error.filename is None:
