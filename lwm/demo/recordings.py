@@ -13,6 +13,7 @@ from lwm.hub import from_pretrained
 from lwm.language.ask import answer_recording, load_rfgpt
 from lwm.language.captions import title_of
 from lwm.signal.io import open_recording, read_capture
+from lwm.signal.recipe import Recipe
 
 QUESTION = "Which technology is this?"
 
@@ -23,16 +24,16 @@ def find_recordings(shared: Path) -> list[Path]:
     return sorted(root.rglob("*.sigmf-meta")) if root.is_dir() else []
 
 
-def readable(files: list[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Recordings that can be read, and a row of the report for each that cannot, with the reason."""
+def readable(files: list[Path], recipe: Recipe) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Recordings that the recipe takes, and a row of the report for each that it cannot take, with the reason."""
     good, bad = [], []
     for path in files:
         try:
-            read_capture(path)
+            recipe.of_capture(read_capture(path))
             good.append(path)
         except LWMError as error:
             say(f"not used: {path.name}: {error}")
-            bad.append(_row(path.stem, "unreadable", "", f"not asked: {error}"))
+            bad.append(_row(path.name, "not known", "", f"not asked: {error}"))
     return good, bad
 
 
@@ -65,7 +66,7 @@ def ask_recordings(moe_folder: Path, rfgpt_folder: Path, data: Path, files: list
         mean = probabilities[mine].mean(0)
         best = int(np.argmax(mean))
         row = _row(
-            path.stem,
+            path.name,
             title_of(records[mine[0]].get("technology") or "unlabelled"),
             moe.expert_names[best],
             answer_recording(rfgpt, open_recording(path), QUESTION).text,

@@ -169,8 +169,10 @@ class _Demo:
         with self.state.stage("recorded") as wanted:
             if wanted:
                 from lwm.demo.recordings import ask_recordings, find_recordings, readable
+                from lwm.hub import read_recipe
 
-                files, rows = readable(find_recordings(Path(os.environ.get("LWM_SHARED", "../shared"))))
+                shared = Path(os.environ.get("LWM_SHARED", "../shared"))
+                files, rows = readable(find_recordings(shared), read_recipe(self.moe))
                 self.state.figures["recorded"] = rows
                 if not files:
                     say("no recordings: set LWM_SHARED to a folder with captures/*.sigmf-meta")
