@@ -15,8 +15,9 @@ from lwm.data.shard import Sample, ShardWriter, main_emission, shard_name
 from lwm.errors import CaptureError, ConfigError, ModelError
 from lwm.output import atomic_folder, require_empty
 from lwm.signal.capture import Capture
-from lwm.signal.io import SIGMF_SUFFIXES, SUFFIXES, Recording, open_recording
+from lwm.signal.io import open_recording
 from lwm.signal.recipe import Recipe, recipe_named
+from lwm.signal.recording import SIGMF_SUFFIXES, SUFFIXES, Recording
 from lwm.technology import technology, technology_names
 
 SPLIT = "all"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwm.evaluation.report import TITLES
+from lwm.evaluation.task import TITLES
 from lwm.output import atomic_file
 
 if TYPE_CHECKING:

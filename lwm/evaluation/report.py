@@ -6,22 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwm.evaluation.task import FewShotTask
+from lwm.evaluation.task import TITLES, FewShotTask
 from lwm.output import atomic_file
 
 if TYPE_CHECKING:
     from lwm.evaluation.contestants import Contest
     from lwm.evaluation.episodes import EpisodeDraw
-
-TITLES = {
-    "frozen": "encoder, frozen",
-    "finetuned": "encoder, fine-tuned",
-    "random": "encoder, random weights",
-    "cnn": "small CNN",
-    "resnet18": "ResNet-18",
-    "trivial": "trivial statistics",
-}
-"""Names of the contestants in tables and pictures."""
 
 
 def summarise(records: list[dict[str, Any]], task: FewShotTask) -> list[dict[str, Any]]:

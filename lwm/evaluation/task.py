@@ -14,6 +14,17 @@ MODELS = ("frozen", "finetuned", "random", "cnn", "resnet18", "trivial")
 """What a task can compare, in the order of its table; see :mod:`lwm.evaluation.contestants`."""
 
 
+TITLES = {
+    "frozen": "encoder, frozen",
+    "finetuned": "encoder, fine-tuned",
+    "random": "encoder, random weights",
+    "cnn": "small CNN",
+    "resnet18": "ResNet-18",
+    "trivial": "trivial statistics",
+}
+"""Names of the contestants in tables and pictures."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """How much gradient training a network gets; linear models are solved, not trained.

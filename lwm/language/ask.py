@@ -13,7 +13,8 @@ from lwm.errors import CaptureError, ModelError
 from lwm.hub import from_pretrained
 from lwm.language.captions import context_of
 from lwm.language.rfgpt import RFGPT
-from lwm.signal.io import Recording, open_recording
+from lwm.signal.io import open_recording
+from lwm.signal.recording import Recording
 
 MOST_WINDOWS = 16
 """Windows of a long recording that are looked at, spread evenly over it."""

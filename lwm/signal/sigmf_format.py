@@ -19,7 +19,15 @@ from sigmf.sigmffile import get_dataset_filename_from_metadata, get_sigmf_filena
 from lwm.errors import CaptureError, OutputError
 from lwm.output import atomic_file
 from lwm.signal.capture import Capture, Emission
-from lwm.signal.io import DATATYPES, SIGMF_ARCHIVES, Complex, Recording, checked_rate, datatype_named, whole_samples
+from lwm.signal.recording import (
+    DATATYPES,
+    SIGMF_ARCHIVES,
+    Complex,
+    Recording,
+    checked_rate,
+    datatype_named,
+    whole_samples,
+)
 
 EXTENSION = {"name": "lwm", "version": "0.1.0", "optional": True}
 """How a file that we write declares the keys ``lwm:facts``, ``lwm:link``, ``lwm:modulation``, ``lwm:snr_db`` and

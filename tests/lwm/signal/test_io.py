@@ -9,7 +9,8 @@ import sigmf
 
 from lwm.errors import CaptureError, OutputError
 from lwm.signal.capture import Capture, Emission
-from lwm.signal.io import DATATYPES, SUFFIXES, datatype_named, decode, open_recording, read_capture, write_sigmf
+from lwm.signal.io import open_recording, read_capture, write_sigmf
+from lwm.signal.recording import DATATYPES, SUFFIXES, datatype_named, decode
 
 RATE = 2e6
 
