@@ -166,7 +166,7 @@ def test_interrupted_and_resumed_gives_the_same_files(
     assert process.returncode == (130 if how == signal.SIGINT else -9), said
     assert 2 <= len(list(out.glob("*.h5"))) < 6
     if how == signal.SIGINT:
-        assert "run the same command again with --resume" in said
+        assert "run the same command again (with --resume" in said
         assert list(out.glob(".*")) == []
         assert len(Manifest.load(out, incomplete=True).shards) >= 2
     with pytest.raises(DatasetError, match="not complete"):
