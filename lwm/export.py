@@ -9,8 +9,8 @@ import torch
 
 from lwm.console import say
 from lwm.errors import ModelError
-from lwm.hub import file_sha256, save_pretrained
-from lwm.output import require_empty
+from lwm.hub import save_pretrained
+from lwm.output import file_sha256, require_empty
 from lwm.registry import load
 from lwm.tasks.base import TASK_KEY, TASKS
 

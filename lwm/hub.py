@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lwm import __version__
 from lwm.errors import LWMError, ModelError
 from lwm.models.card import model_card
-from lwm.output import atomic_folder
+from lwm.output import atomic_folder, file_sha256, write_json
 from lwm.registry import load
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe
@@ -75,14 +75,14 @@ def save_pretrained(
     config = {"format_version": FORMAT_VERSION, "type": model.model_type, "model": model.get_config()}
     target = Path(folder)
     with atomic_folder(target, overwrite=overwrite) as partial:
-        _write_json(partial / "config.json", config | {"shared": shared})
-        _write_json(partial / "recipe.json", model.recipe.to_dict())
+        write_json(partial / "config.json", config | {"shared": shared})
+        write_json(partial / "recipe.json", model.recipe.to_dict())
         _save_weights(weights, partial / WEIGHTS)
         given = golden_input(model.recipe)
         np.savez(partial / "golden.npz", input=given, output=_golden_output(model, given))
         files = {name: file_sha256(partial / name) for name in CHECKED_FILES}
         record = {"lwm_version": __version__} | (provenance or {}) | {"files": files}
-        _write_json(partial / "provenance.json", record)
+        write_json(partial / "provenance.json", record)
         parameters = sum(p.numel() for p in module.parameters())
         card = model_card(target.name, config, model.recipe, record, parameters)
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -204,12 +204,6 @@ def read_recipe(folder: str | Path) -> Recipe:
     return Recipe.from_dict(_read_json(Path(folder) / "recipe.json"))
 
 
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's weights and buffers, wherever they were loaded from."""
     digest = hashlib.sha256()
@@ -315,10 +309,6 @@ def _locate(folder_or_hub_id: str | Path, revision: str | None) -> Path:
             f"no model folder {name}, and the hub does not give it ({str(error).splitlines()[0]})",
             "a folder with config.json, or owner/name on the hub",
         ) from error
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

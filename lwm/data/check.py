@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lwm.data.manifest import Manifest, ShardEntry, file_sha256
+from lwm.data.manifest import Manifest, ShardEntry
 from lwm.data.shard import ShardReader, valid_cells
 from lwm.errors import DatasetError, RecipeMismatch
+from lwm.output import file_sha256
 from lwm.signal.recipe import Recipe
 
 _TOLERANCE = 1e-3

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lwm.console import progress, say
-from lwm.data.manifest import FILE_NAME, Manifest, ShardEntry, file_sha256, ordered_labels, package_versions
+from lwm.data.manifest import FILE_NAME, Manifest, ShardEntry, ordered_labels, package_versions
 from lwm.data.plan import SPLITS, Plan, load_plan
 from lwm.data.shard import STORED, ShardReader, ShardWriter, shard_name
 from lwm.data.synthesis import Synthesizer
 from lwm.data.workers import Made, Report, run_tasks
 from lwm.errors import ConfigError, DatasetError, OutputError
-from lwm.output import disk_errors, remove_partial, require_empty
+from lwm.output import disk_errors, file_sha256, remove_partial, require_empty
 from lwm.technology import technology
 
 LICENCE = "CC0-1.0"

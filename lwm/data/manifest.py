@@ -4,7 +4,6 @@
 ``complete`` false until the last one is there.
 """
 
-import hashlib
 import json
 import math
 import platform
@@ -15,15 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lwm.errors import DatasetError
-from lwm.output import atomic_file
+from lwm.output import write_json
 from lwm.signal.recipe import Recipe
 
 FORMAT_VERSION = 1
 """Version of the data set's layout; raised when an older reader could not read it."""
 
 FILE_NAME = "manifest.json"
-
-_REMEDY = "make the data set again"
 
 
 class Statistics(NamedTuple):
@@ -132,8 +129,7 @@ class Manifest:
         path = root / FILE_NAME
         plain = asdict(self)
         plain["statistics"] = {key: found._asdict() for key, found in self.statistics.items()}
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(plain, indent=1) + "\n")
+        write_json(path, plain)
         return path
 
     @classmethod
@@ -204,12 +200,6 @@ def _sorted_names(names: set[str]) -> list[str]:
         return sorted(names, key=float)
     except ValueError:
         return sorted(names)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def package_versions() -> dict[str, str]:

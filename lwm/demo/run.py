@@ -9,8 +9,9 @@ from typing import Literal
 
 from lwm.cli import main
 from lwm.console import say
-from lwm.demo.state import DemoState, write_json
+from lwm.demo.state import DemoState
 from lwm.errors import LWMError, OutputError
+from lwm.output import write_json
 from lwm.training import last_checkpoint
 
 EXPERTS = ("lte", "nr", "wlan")

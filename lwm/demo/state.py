@@ -10,15 +10,9 @@ from typing import Any
 
 from lwm.console import say
 from lwm.errors import OutputError
-from lwm.output import atomic_file
+from lwm.output import write_json
 
 _FILE = "demo.json"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON under its final name only once it is whole."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @dataclass

@@ -20,8 +20,8 @@ from lwm.evaluation.features import require_encoder
 from lwm.evaluation.journal import Journal, Record
 from lwm.evaluation.report import summarise, write_report
 from lwm.evaluation.task import FewShotTask, load_task
-from lwm.hub import file_sha256, from_pretrained
-from lwm.output import remove_partial, require_empty
+from lwm.hub import from_pretrained
+from lwm.output import file_sha256, remove_partial, require_empty
 
 FORMAT_VERSION = 1
 JOURNAL = "records.jsonl"

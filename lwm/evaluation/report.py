@@ -1,13 +1,12 @@
 """What a few-shot sweep leaves behind: results.json, a table and pictures."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lwm.evaluation.task import TITLES, FewShotTask
-from lwm.output import atomic_file
+from lwm.output import atomic_file, write_json
 
 if TYPE_CHECKING:
     from lwm.evaluation.contestants import Contest
@@ -38,8 +37,7 @@ def write_report(folder: Path, results: dict[str, Any], contest: "Contest", draw
     plots.save(plots.curve(results), folder / "curve.png")
     plots.save(plots.confusion(results), folder / "confusion.png")
     plots.save(plots.embedding(contest, draw), folder / "embedding.png")
-    with atomic_file(folder / "results.json") as partial:
-        partial.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "results.json", results)
 
 
 def markdown_table(results: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ recipes are the same only when all their fields are (the preset's name aside). S
 mean and standard deviation belong to the model.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -305,8 +304,3 @@ def recipe_named(name: str) -> Recipe:
         return PRESETS[name]
     except KeyError:
         raise ConfigError(f"no recipe named {name!r}", f"one of {sorted(PRESETS)}") from None
-
-
-def is_close_rate(first: float, second: float) -> bool:
-    """Whether two sample rates in Hz are the same to a part in a million."""
-    return math.isclose(first, second, rel_tol=1e-6)

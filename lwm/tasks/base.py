@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lwm import __version__
 from lwm.errors import LWMError, ModelError
+from lwm.output import file_sha256
 from lwm.signal.recipe import Recipe
 
 TASKS = "lwm.tasks"
@@ -159,8 +160,6 @@ def run_provenance(data: Any) -> dict[str, Any]:
     Args:
         data: the data module; its ``data`` (a folder with ``manifest.json``) is hashed where it has one.
     """
-    from lwm.hub import file_sha256
-
     seed = os.environ.get("PL_GLOBAL_SEED")
     record: dict[str, Any] = {
         "command": os.environ.get("LWM_COMMAND", shlex.join(sys.argv)),

@@ -1,6 +1,5 @@
 """Callbacks of every task: pictures while training, and a record of the run."""
 
-import json
 import math
 import time
 from collections import deque
@@ -11,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from lwm.output import atomic_file
+from lwm.output import atomic_file, write_json
 from lwm.tasks.pictures import save_picture
 
 _LAST_STEPS = 20
@@ -104,5 +103,4 @@ class RunRecord(pl.Callback):
             "last_checkpoint": str(getattr(saver, "last_model_path", "")),
             "best_checkpoint": str(getattr(saver, "best_model_path", "")),
         }
-        with atomic_file(Path(trainer.default_root_dir) / "run.json") as path:
-            path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(Path(trainer.default_root_dir) / "run.json", record)

@@ -12,8 +12,9 @@ import pytest
 
 from lwm.data.check import check_dataset
 from lwm.data.inspection import describe_dataset
-from lwm.data.manifest import Manifest, file_sha256
+from lwm.data.manifest import Manifest
 from lwm.data.shard import write_dataset
+from lwm.output import file_sha256
 from lwm.signal.recipe import PRESETS
 
 

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from lwm.data.manifest import Manifest, file_sha256
+from lwm.data.manifest import Manifest
 from lwm.data.shard import Sample, ShardReader, ShardWriter, main_emission
 from lwm.errors import DatasetError, OutputError
+from lwm.output import file_sha256
 from lwm.signal.capture import Emission
 from lwm.signal.recipe import PRESETS
 
