@@ -22,6 +22,7 @@ from lwm.errors import ConfigError, LWMError
 FUNCTIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "demo": ("lwm.demo.run:demo", (), "the whole stack at laptop scale, ends with a report page"),
     "generate": ("lwm.data.generation:generate", (), "make a synthetic data set from a plan"),
+    "trace-site": ("lwm.channel.sites:trace_site", ("scene",), "ray-trace a site's multipath table"),
     "ingest": ("lwm.data.ingest:ingest", ("paths",), "turn recordings into a data set"),
     "inspect": ("lwm.inspection:inspect", ("path",), "card and picture of a capture, data set or model folder"),
     "export": ("lwm.export:export", (), "a run's checkpoint into a model folder"),
@@ -96,8 +97,8 @@ def _dispatch(given: list[str]) -> int:
 
 def _overview() -> str:
     lines = ["usage: lwm VERB [...]    (lwm VERB --help shows its flags; --debug shows a traceback)", ""]
-    lines += [f"  {verb:<9} {text}" for verb, (_, _, text) in FUNCTIONS.items()]
-    lines += [f"  {verb:<9} {text}" for verb, text in TRAINING.items()]
+    lines += [f"  {verb:<10} {text}" for verb, (_, _, text) in FUNCTIONS.items()]
+    lines += [f"  {verb:<10} {text}" for verb, text in TRAINING.items()]
     return "\n".join(lines)
 
 
@@ -152,6 +153,7 @@ def parse(parser: Any, args: list[str]) -> dict[str, Any]:
     """Arguments as a dict; what argparse would print and exit with becomes a ConfigError that says what exists."""
     from argparse import ArgumentError
 
+    args = [_with_underscores(word) for word in args]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -165,6 +167,12 @@ def parse(parser: Any, args: list[str]) -> dict[str, Any]:
             return vars(parser.parse_args(_with_negative_numbers(args)))
     except ArgumentError as error:
         raise ConfigError(f"{parser.prog}: {error}", remedy=f"see {parser.prog} --help") from error
+
+
+def _with_underscores(word: str) -> str:
+    """``--dry-run=...`` as ``--dry_run=...``: flags are the parameters' names, both spellings are in use."""
+    flag, equals, value = word.partition("=")
+    return flag.replace("-", "_").replace("__", "--", 1) + equals + value if flag.startswith("--") else word
 
 
 def _with_negative_numbers(args: list[str]) -> list[str]:

@@ -51,7 +51,7 @@ def sample_figure(dataset: "SpectrogramDataset", index: int, title: str = "") ->
     return spectrogram_figure(
         sample["spectrogram"],
         dataset.recipe,
-        [Emission(**emission) for emission in record["emissions"]],
+        [Emission(**emission) for emission in record.get("emissions", [])],
         sample_rate=record["sample_rate"],
         valid=sample["valid"],
         title=title,

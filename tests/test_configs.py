@@ -64,7 +64,8 @@ def test_tasks_are_read(name: str) -> None:
 
 
 def test_router_and_rfgpt_configs_fit_on_the_experts(data: Path, experts: dict[str, Path]) -> None:
-    listed = "[" + ",".join(f'"{folder}"' for folder in experts.values()) + "]"
+    # One expert a protocol, of one shape; the other configs make encoders of other sizes.
+    listed = "[" + ",".join(f'"{experts[name]}"' for name in ("lte", "nr", "wlan")) + "]"
     for name in shipped_configs("router"):
         fit(name, data, data.parent / name, "--model.init_args.experts", listed)
         checkpoint, moe = data.parent / name / "checkpoints" / "last.ckpt", data.parent / "models" / name

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lwm.channel.sites.tracer import require_tracer
 from lwm.cli import main
+from lwm.errors import ConfigError
 
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -26,6 +28,15 @@ def commands(block: str) -> list[list[str]]:
     return [words[1:] for words in lines]
 
 
+def traces() -> bool:
+    """Whether sionna-rt and its LLVM work here."""
+    try:
+        require_tracer()
+    except ConfigError:
+        return False
+    return True
+
+
 def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks((root / "README.md").read_text())
     ran = 0
@@ -36,7 +47,9 @@ def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(compile(block, "README.md", "exec"), {})
             continue
         for words in commands(block):
-            assert main(words) == 0, f"lwm {shlex.join(words)}"
+            # Ray tracing needs a system library that a fresh machine may lack; then the command must say so.
+            expected = 2 if words[0] == "trace-site" and not traces() else 0
+            assert main(words) == expected, f"lwm {shlex.join(words)}"
             ran += 1
     assert ran >= 12
     assert not [name for name in os.listdir(tmp_path) if name != "runs"], "the README writes only below runs/"

@@ -3,18 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from lwm.channel.draw import ChannelDraw, Rays, jakes_rays
 from lwm.channel.limits import require_between
 from lwm.channel.profiles import PROFILES
 from lwm.errors import ConfigError
 from lwm.seeding import rng_for
 
-SINUSOIDS = 32
-"""Sinusoids whose sum is one Rayleigh tap (ours)."""
+LOS_DOPPLER = 0.7
+"""Doppler of the line of sight over the largest Doppler, TR 38.901 clause 7.7.2."""
 
 MAX_DELAY_SPREAD_S = 10e-6
 """Largest delay spread taken (ours): ten times the longest of TR 38.901 table 7.7.3-1."""
@@ -30,10 +31,8 @@ DELAY_SPREADS: dict[str, float] = {
 
 
 @dataclass(frozen=True)
-class ChannelDraw:
-    """One channel: everything about it that does not depend on how fast the terminal moves.
-
-    The same draw at another speed has the same taps at time 0, which then turn faster or slower.
+class TDLDraw(ChannelDraw):
+    """One channel of a TDL model of TR 38.901 clause 7.7.2.
 
     Args:
         profile: name in :data:`PROFILES`.
@@ -44,6 +43,8 @@ class ChannelDraw:
     Raises:
         ConfigError: unknown profile, delay spread out of ``[0, MAX_DELAY_SPREAD_S]`` or NaN, negative seed or index.
     """
+
+    model: ClassVar[str] = "tdl"
 
     profile: str
     delay_spread_s: float
@@ -68,43 +69,46 @@ class ChannelDraw:
         return np.array(PROFILES[self.profile].delays) * self.delay_spread_s
 
     @cached_property
-    def sinusoids(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.complex128], complex]:
-        """Angles and phases of the draw.
+    def rays(self) -> Rays:
+        """Rays of :func:`~lwm.channel.draw.jakes_rays`; with a line of sight one more, which only the first tap has.
 
-        Returns:
-            cosines of the angles of arrival ``[taps, SINUSOIDS]`` (times the Doppler: each sinusoid's frequency),
-            complex amplitudes at time 0 ``[taps, SINUSOIDS]``, complex amplitude of the line of sight.
+        The line of sight turns at :data:`LOS_DOPPLER` of the Doppler.
         """
         profile = PROFILES[self.profile]
         rng = rng_for(self.seed, "tdl", self.index)
-        shape = (len(profile.delays), SINUSOIDS)
-        # One angle in each of SINUSOIDS equal sectors: every one is uniform over the circle, so that the mean
-        # autocorrelation is J0 exactly, and no single draw leaves a part of the Jakes spectrum empty.
-        angle = 2 * np.pi / SINUSOIDS * (np.arange(SINUSOIDS) + rng.random(shape))
-        phase = 2 * np.pi * rng.random(shape)
-        amplitude = np.sqrt(profile.powers[:, None] / SINUSOIDS) * np.exp(1j * phase)
-        los = complex(np.sqrt(profile.los_power) * np.exp(2j * np.pi * rng.random()))
-        return np.cos(angle), amplitude, los
+        cosines, amplitudes = jakes_rays(profile.powers, rng)
+        if profile.los_db is not None:
+            los = np.zeros((len(cosines), 1), dtype=np.complex128)
+            los[0] = np.sqrt(profile.los_power) * np.exp(2j * np.pi * rng.random())
+            cosines = np.append(cosines, np.full_like(cosines[:, :1], LOS_DOPPLER), axis=1)
+            amplitudes = np.append(amplitudes, los, axis=1)
+        return Rays(cosines, amplitudes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able dict; :meth:`from_dict` reads it back."""
-        return asdict(self)
+        return {"model": self.model, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> "ChannelDraw":
-        """Draw from :meth:`to_dict`; missing and unknown fields are errors."""
-        known = {field.name for field in fields(cls)}
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TDLDraw":
+        """Draw from :meth:`to_dict`.
+
+        Raises:
+            ConfigError: another model, missing or unknown fields.
+        """
+        if plain.get("model") != cls.model:
+            raise ConfigError(f"channel draw of model {plain.get('model')!r}", repr(cls.model))
+        known = {"model", *(field.name for field in fields(cls))}
         if set(plain) != known:
             raise ConfigError(f"channel draw with fields {sorted(plain)}", f"exactly {sorted(known)}")
-        return cls(**plain)
+        return cls(**{name: value for name, value in plain.items() if name != "model"})
 
 
-def draw_channel(
+def draw_tdl(
     seed: int,
     index: int,
     profiles: Sequence[str] = tuple(PROFILES),
     delay_spreads_s: Sequence[float] = (DELAY_SPREADS["short"], DELAY_SPREADS["long"]),
-) -> ChannelDraw:
+) -> TDLDraw:
     """Draw number ``index`` of ``seed``: a profile out of ``profiles`` and a delay spread, log-uniform.
 
     Args:
@@ -120,4 +124,4 @@ def draw_channel(
     profile = profiles[int(rng.integers(len(profiles)))]
     # Rounded to picoseconds, so that the draw is the same after a trip through JSON and in its printed name.
     spread = round(float(np.exp(rng.uniform(np.log(low), np.log(high)))), 12)
-    return ChannelDraw(profile, spread, seed, index)
+    return TDLDraw(profile, spread, seed, index)

@@ -1,7 +1,7 @@
 """A folder of shards as a torch data set: labels in memory, pictures mapped, no file opened for a sample."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,54 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from lwm.data.expression import select
+from lwm.data.index import load_index
 from lwm.data.manifest import Manifest, Statistics
-from lwm.data.shard import UNLABELLED, ShardReader
+from lwm.data.pictures import Part, PictureFiles, read_pictures
+from lwm.data.reader import ShardReader
 from lwm.errors import DatasetError
 from lwm.signal.recipe import Recipe
 
 _RECORD_SHARDS = 64
 """Shards whose records are kept in memory once one of them was asked for."""
 
+Indices = Sequence[int] | npt.NDArray[np.int64]
+
+
+class Columns(Mapping[str, npt.NDArray[Any]]):
+    """Columns of a selection by name, made from those of the whole data set when they are asked for.
+
+    Args:
+        whole: name to a column of the whole data set.
+        rows: int64 ``[n]``, what is selected.
+        dtype: of what is given out.
+    """
+
+    def __init__(self, whole: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[np.int64], dtype: Any) -> None:
+        self._whole, self._rows, self._dtype = whole, rows, dtype
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.of(name, slice(None))
+
+    def of(self, name: str, chosen: Any) -> npt.NDArray[Any]:
+        """The column at some places of the selection."""
+        return self._whole[name][self._rows[chosen]].astype(self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
 
 class SpectrogramDataset(Dataset[dict[str, Any]]):
-    """Spectrograms of a data set's folder, all or a selection.
+    """Spectrograms of a data set's folder, all or a selection. Opening reads the manifest and the index, no shard.
 
     Args:
         root: folder with ``manifest.json``.
         split: train, validation, test, or what the data set has; None for all.
-        where: label to the names that are wanted, for example ``{"technology": ["lte"]}``.
+        where: selection by labels and values, for example ``snr >= 0 and technology == "lte"``
+            (:mod:`lwm.data.expression`); None for all.
 
     Attributes:
         root: the folder.
@@ -38,12 +70,11 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         has_clean: whether samples have ``"clean"``.
 
     Raises:
-        DatasetError: no whole data set in ``root``, no such split or label, or nothing selected.
+        DatasetError: no whole data set in ``root``, no such split or label, or nothing selected. A shard that is
+            missing or truncated is met when a sample of it is asked for.
     """
 
-    def __init__(
-        self, root: Path | str, split: str | None = None, where: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
+    def __init__(self, root: Path | str, split: str | None = None, where: str | None = None) -> None:
         self.root = Path(root)
         manifest = Manifest.load(self.root)
         self.recipe: Recipe = manifest.read_recipe()
@@ -52,47 +83,34 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         splits = sorted({entry.split for entry in manifest.shards})
         if split is not None and split not in splits:
             raise DatasetError(f"data set {self.root} has no split {split!r}", f"one of {splits}")
-        chosen = [entry for entry in manifest.shards if split in (None, entry.split)]
-        self._shards = [ShardReader(self.root / entry.name, entry) for entry in chosen]
-        for shard in self._shards:
-            there = f"shard {shard.path.name}"
-            self.recipe.require_same(Recipe.from_dict(shard.recipe), "the manifest", there)
-        self.has_clean = all(shard.has_clean for shard in self._shards)
-        self._gather()
-        self._select(where or {})
+        self._index = load_index(self.root, manifest)
+        self._files = PictureFiles(self.root, manifest.shards, self._index)
+        self.has_clean = "clean" in self._index.places
+        self._rows: npt.NDArray[np.int64] = np.arange(self._index.starts[-1])
+        if split is not None:
+            inside = np.array([entry.split == split for entry in manifest.shards])
+            self._rows = self._rows[np.repeat(inside, np.diff(self._index.starts))]
+        self._select()
+        if where is not None:
+            kept = select(where, self.labels, self.label_names, self.values, len(self))
+            if not kept.any():
+                raise DatasetError(
+                    f"nothing in {self.root} fulfils {where!r}", "at least one sample", "widen the selection"
+                )
+            self.keep(np.flatnonzero(kept))
         self._records: dict[int, list[str]] = {}
 
-    def _gather(self) -> None:
-        counts = [shard.count for shard in self._shards]
-        self._shard = np.repeat(np.arange(len(counts)), counts)
-        self._row = np.concatenate([np.arange(count) for count in counts])
-        self.labels: dict[str, npt.NDArray[np.int64]] = {}
-        for label, names in self.label_names.items():
-            self.labels[label] = np.concatenate([_codes(shard, label, names) for shard in self._shards])
-        self.values: dict[str, npt.NDArray[np.float32]] = {}
-        for value in sorted({name for shard in self._shards for name in shard.values}):
-            missing = [np.full(count, np.nan, np.float32) for count in counts]
-            columns = [s.values.get(value, none) for s, none in zip(self._shards, missing, strict=True)]
-            self.values[value] = np.concatenate(columns)
+    def _select(self) -> None:
+        self.labels = Columns(self._index.labels, self._rows, np.int64)
+        self.values = Columns(self._index.values, self._rows, np.float32)
 
-    def _select(self, where: Mapping[str, Sequence[str]]) -> None:
-        keep = np.ones(len(self._row), bool)
-        for label, wanted in where.items():
-            if label not in self.label_names:
-                raise DatasetError(f"no label {label!r} in {self.root}", f"one of {sorted(self.label_names)}")
-            names = self.label_names[label]
-            unknown = [name for name in wanted if name not in names]
-            if unknown:
-                raise DatasetError(f"label {label!r} has no {unknown} in {self.root}", f"some of {names}")
-            keep &= np.isin(self.labels[label], [names.index(name) for name in wanted])
-        if not keep.any():
-            raise DatasetError(f"nothing in {self.root} is {dict(where)}", "at least one sample", "widen the selection")
-        self._shard, self._row = self._shard[keep], self._row[keep]
-        self.labels = {label: codes[keep] for label, codes in self.labels.items()}
-        self.values = {name: numbers[keep] for name, numbers in self.values.items()}
+    def keep(self, indices: npt.NDArray[np.int64]) -> None:
+        """Narrow the data set to some of its samples, int64 ``[n]``."""
+        self._rows = self._rows[indices]
+        self._select()
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample: ``spectrogram`` float32 ``[C, F, T]`` in dB (not normalised), ``valid`` bool ``[T]``, ``index``,
@@ -106,46 +124,50 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         batch = self.batch(indices)
         return [{key: column[i] for key, column in batch.items()} for i in range(len(indices))]
 
-    def batch(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> dict[str, Any]:
-        """Samples stacked: ``spectrogram [B, C, F, T]``, ``valid [B, T]``, ``index`` and codes int64 ``[B]``."""
+    def batch(self, indices: Indices, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+        """Samples stacked: ``spectrogram [B, C, F, T]``, ``valid [B, T]``, ``index`` and codes int64 ``[B]``.
+
+        Args:
+            indices: of the samples, in any order.
+            dtype: of spectrogram and clean; float16 hands out what is stored and is twice as fast.
+        """
         chosen = np.asarray(indices, np.int64)
-        shards, rows = self._shard[chosen], self._row[chosen]
-        pictures = ["spectrogram", "clean"] if self.has_clean else ["spectrogram"]
-        out: dict[str, Any] = {}
-        for number in np.unique(shards):
-            shard, places = self._shards[number], np.flatnonzero(shards == number)
-            parts = {name: shard.read(rows[places], name) for name in pictures}
-            parts["valid"] = shard.valid[rows[places]]
-            for name, part in parts.items():
-                if name not in out:
-                    out[name] = torch.empty((len(chosen), *part.shape[1:]), dtype=torch.from_numpy(part).dtype)
-                out[name][torch.from_numpy(places)] = torch.from_numpy(part)
+        part = self.part(chosen, np.arange(len(chosen)))
+        pictures = ("spectrogram", "clean") if self.has_clean else ("spectrogram",)
+        out: dict[str, Any] = {name: read_pictures([part], len(chosen), name, dtype) for name in pictures}
+        out["valid"] = torch.from_numpy(self.valid(chosen))
         out["index"] = torch.from_numpy(chosen)
-        out |= {label: torch.from_numpy(codes[chosen]) for label, codes in self.labels.items()}
-        return out
+        return out | {label: torch.from_numpy(self.labels.of(label, chosen)) for label in self.labels}
+
+    def part(self, indices: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> Part:
+        """Samples that go to ``places`` of a batch, for :func:`lwm.data.pictures.read_pictures`."""
+        return Part(self._files, self._rows[indices], places)
+
+    @property
+    def columns(self) -> int:
+        """Time columns of a picture."""
+        return self._index.columns
+
+    def valid(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Valid columns of samples, bool ``[n, T]``."""
+        return self._index.valid_columns(self._rows[indices])
+
+    def chunks(self, size: int) -> npt.NDArray[np.int64]:
+        """Number of the chunk (run of ``size`` rows of a shard) of each sample ``[len(self)]``, not decreasing."""
+        shards, rows = self._index.locate(self._rows)
+        new = (np.diff(shards) != 0) | (np.diff(rows // size) != 0)
+        return np.concatenate([[0], np.cumsum(new)]).astype(np.int64)
 
     def record(self, index: int) -> dict[str, Any]:
         """The JSON record of a sample: technology, link, modulation, snr_db, mobility, emissions, facts, source ..."""
-        number = int(self._shard[index])
+        shards, rows = self._index.locate(self._rows[[index]])
+        number = int(shards[0])
         if number not in self._records:
             if len(self._records) >= _RECORD_SHARDS:
                 self._records.pop(next(iter(self._records)))
-            self._records[number] = self._shards[number].records()
-        return json.loads(self._records[number][self._row[index]])
+            entry = self._files.entries[number]
+            self._records[number] = ShardReader(self.root / entry.name, entry).records()
+        return json.loads(self._records[number][rows[0]])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_records": {}}
-
-
-def _codes(shard: ShardReader, label: str, names: list[str]) -> npt.NDArray[np.int64]:
-    """A shard's own codes of a label turned into the data set's."""
-    if label not in shard.labels:
-        return np.full(shard.count, UNLABELLED)
-    codes, own = shard.labels[label]
-    unknown = sorted(set(own) - set(names))
-    if unknown:
-        raise DatasetError(
-            f"shard {shard.path} has {label} {unknown}", f"names the manifest knows, {names}", "make the data set again"
-        )
-    table = np.array([names.index(name) for name in own] + [UNLABELLED], np.int64)
-    return table[codes]

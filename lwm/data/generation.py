@@ -2,72 +2,26 @@
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lwm.console import progress, say
-from lwm.data.manifest import FILE_NAME, Manifest, ShardEntry, ordered_labels, package_versions
-from lwm.data.plan import SPLITS, Plan, load_plan
-from lwm.data.shard import STORED, ShardReader, ShardWriter, shard_name
-from lwm.data.synthesis import Synthesizer
-from lwm.data.workers import Made, Report, run_tasks
-from lwm.errors import ConfigError, DatasetError, OutputError
-from lwm.output import disk_errors, file_sha256, remove_partial, require_empty
-from lwm.technology import technology
-
-LICENCE = "CC0-1.0"
-"""Of generated data."""
-
-_SAVE_EVERY = 1.0
-"""Seconds between two savings of the manifest while shards are being made."""
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard to make: samples ``first`` to ``first + count - 1`` of a technology and split."""
-
-    root: str
-    plan: Plan
-    seed: int
-    split: str
-    technology: str
-    number: int
-    first: int
-    count: int
-
-    @property
-    def path(self) -> Path:
-        """Where it will stand."""
-        return Path(self.root) / shard_name(self.technology, self.split, self.number)
-
-    def __str__(self) -> str:
-        return f"shard {self.path.name} (seed {self.seed}, samples {self.first} to {self.first + self.count - 1})"
-
-
-def make_shard(task: ShardTask, report: Report) -> ShardEntry:
-    """Make and write one shard; ``report`` hears of every few samples."""
-    synthesizer = Synthesizer(task.plan, task.seed, task.split, technology(task.technology))
-    writer = ShardWriter(task.path, task.count, synthesizer.recipe, task.split, task.technology, task.seed, LICENCE)
-    rejected = 0
-    for samples, thrown_away in synthesizer.samples(task.first, task.count):
-        rejected += thrown_away
-        for sample in samples:
-            writer.add(sample)
-        report(len(samples))
-    return replace(writer.save(), rejected=rejected)
-
-
-def shard_tasks(root: Path, plan: Plan, seed: int) -> list[ShardTask]:
-    """Every shard of a plan, in the manifest's order."""
-    size = max(1, plan.samples_per_shard // plan.samples_per_waveform) * plan.samples_per_waveform
-    return [
-        ShardTask(str(root), plan, seed, split, name, first // size, first, min(size, count - first))
-        for split in SPLITS
-        for name in plan.technologies
-        for count in (plan.samples.get(split, 0),)
-        for first in range(0, count, size)
-    ]
+from lwm.data.cluster import run_on_cluster
+from lwm.data.estimate import report_estimate
+from lwm.data.finish import finish_dataset
+from lwm.data.journal import Journal
+from lwm.data.lock import FILE_NAME as LOCK_NAME
+from lwm.data.lock import folder_lock
+from lwm.data.manifest import FILE_NAME, Manifest, ShardEntry, package_versions, require_replaceable
+from lwm.data.plan import Plan, load_plan
+from lwm.data.shard_task import LICENCE, ShardTask, make_shard, shard_tasks
+from lwm.data.workers import Finished, Made, run_tasks
+from lwm.errors import ConfigError, DatasetError, LWMError, OutputError
+from lwm.output import file_sha256, remove_partial, require_empty
 
 
 def generate(
@@ -76,12 +30,15 @@ def generate(
     samples: int | None = None,
     seed: int | None = None,
     workers: int = 2,
+    scheduler: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> Path:
     """Make a synthetic data set: spectrogram shards with labels and facts, and a manifest.
 
-    The same plan and seed give the same samples whatever the number of workers.
+    The same plan and seed give the same samples whatever the number of workers. What is finished is never lost:
+    after an interruption, a killed worker, a full disk, the same command with --resume goes on.
 
     Args:
         config: plan: a YAML file or the name of a shipped one (generate/demo, generate/tiny).
@@ -89,15 +46,18 @@ def generate(
         samples: about so many samples over all technologies and splits instead of the plan's, in its proportions.
         seed: of all draws, 0 by default.
         workers: processes; 0 works in this one.
+        scheduler: address of a Dask scheduler (tcp://HOST:8786) whose workers make the shards instead of processes
+            here; they share the folder's file system.
         resume: go on with what an interrupted run left in the folder.
         overwrite: replace the data set that the folder holds.
+        dry_run: write nothing; say how many samples there will be of what, how large, and how long it takes.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: a plan that is wrong or that its technologies cannot meet.
-        OutputError: the folder is not empty, the disk is full.
+        ConfigError: a plan that is wrong or that its technologies cannot meet, a scheduler that does not answer.
+        OutputError: the folder is not empty, another run is writing to it, the disk is full.
         DatasetError: the folder holds something else than what is to be resumed, or making a sample failed.
     """
     if workers < 0 or (seed or 0) < 0 or (resume and overwrite):
@@ -108,40 +68,63 @@ def generate(
     plan = load_plan(config)
     plan = plan if samples is None else plan.scaled(samples)
     root = Path(out)
+    if dry_run:
+        report_estimate(root, plan, shard_tasks(root, plan, seed or 0), workers)
+        return root
+    if root.is_file():
+        require_empty(root)
+    with folder_lock(root):
+        _generate(root, plan, seed, workers, scheduler, resume, overwrite)
+    return root
+
+
+def _generate(
+    root: Path, plan: Plan, seed: int | None, workers: int, scheduler: str | None, resume: bool, overwrite: bool
+) -> None:
+    """Make the data set in a folder that this run holds."""
     manifest = _prepare(root, plan, seed, resume, overwrite)
     tasks = shard_tasks(root, plan, manifest.seed or 0)
-    finished = _finished(root, manifest, tasks)
+    finished = _finished(root, manifest)
     missing = [task for task in tasks if task.path.name not in finished]
     started = time.monotonic()
     if missing:
+        events = (
+            run_tasks(make_shard, missing, workers)
+            if scheduler is None
+            else run_on_cluster(make_shard, missing, scheduler, root / FILE_NAME)
+        )
         try:
-            _make(root, manifest, missing, finished, workers)
+            _make(root, manifest, missing, finished, events)
         finally:
             remove_partial(root)
-    _complete(root, manifest, tasks, finished)
+    manifest.shards = [finished[task.path.name] for task in tasks]
+    finish_dataset(root, manifest, _label_order(manifest))
+    Journal(root).remove()
     made = sum(task.count for task in missing)
     _report(root, manifest, made, time.monotonic() - started)
-    return root
 
 
 def _prepare(root: Path, plan: Plan, seed: int | None, resume: bool, overwrite: bool) -> Manifest:
     """The manifest to go on with, or a fresh one, saved."""
-    require_empty(root, resume=resume, overwrite=overwrite)
-    if overwrite and root.exists():
-        require_replaceable(root)
-        shutil.rmtree(root)
     fresh = Manifest(plan.read_recipe().to_dict(), plan.to_dict(), seed or 0, LICENCE, package_versions())
-    if resume and root.is_dir() and any(root.iterdir()):
+    there = [path for path in root.iterdir() if path.name != LOCK_NAME]
+    if there:
+        require_empty(root, resume=resume, overwrite=overwrite)
+    if there and resume:
         return _resumed(root, fresh, seed)
+    if there:
+        require_replaceable(root)
+        for path in there:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     _require_space(root, plan)
-    with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
     fresh.save(root)
     return fresh
 
 
 def _resumed(root: Path, fresh: Manifest, seed: int | None) -> Manifest:
     found = Manifest.load(root, incomplete=True)
+    known = {entry.name: entry for entry in found.shards} | {entry.name: entry for entry in Journal(root).read()}
+    found.shards = list(known.values())
     if seed is None:
         fresh.seed = found.seed
     for what in ("recipe", "plan", "seed"):
@@ -165,29 +148,31 @@ def _difference(theirs: Any, ours: Any) -> str:
     return f"{theirs} against {ours}"
 
 
-def require_replaceable(root: Path) -> None:
-    """Refuse to overwrite what no data set is.
-
-    Raises:
-        OutputError: ``root`` is a file, or a folder with something in it but no manifest.
-    """
-    if root.is_dir() and any(root.iterdir()) and not (root / FILE_NAME).is_file():
-        raise OutputError(f"{root} holds no {FILE_NAME}", "a data set to overwrite", "delete it yourself")
-    if root.is_file():
-        raise OutputError(f"{root} is a file", "a data set to overwrite", "choose another --out")
-
-
-def _finished(root: Path, manifest: Manifest, tasks: list[ShardTask]) -> dict[str, ShardEntry]:
+def _finished(root: Path, manifest: Manifest) -> dict[str, ShardEntry]:
     """Shards that an earlier run wrote and that still are what it wrote; others are made again."""
-    wanted = {task.path.name for task in tasks}
+    if not manifest.shards:
+        return {}
     finished = {}
-    for entry in manifest.shards:
-        path = root / entry.name
-        if entry.name in wanted and path.is_file() and file_sha256(path) == entry.sha256:
-            finished[entry.name] = entry
-        else:
-            say(f"note: shard {path} is not what was written; it is made again")
+    with ThreadPoolExecutor() as pool, progress("check", manifest.count, "samples") as bar:
+        for entry, problem in zip(manifest.shards, pool.map(partial(_problem, root), manifest.shards), strict=True):
+            bar.update(entry.count)
+            if problem is None:
+                finished[entry.name] = entry
+            else:
+                say(f"note: shard {root / entry.name} {problem}; it is made again")
+    _save(root, manifest, finished)
     return finished
+
+
+def _problem(root: Path, entry: ShardEntry) -> str | None:
+    """What is wrong with a shard that is said to be there."""
+    path = root / entry.name
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != entry.bytes:
+        return f"is not what was written ({size} bytes instead of {entry.bytes})"
+    return None if file_sha256(path) == entry.sha256 else "is not what was written (its SHA-256 differs)"
 
 
 def _require_space(root: Path, plan: Plan) -> None:
@@ -195,7 +180,7 @@ def _require_space(root: Path, plan: Plan) -> None:
     recipe = plan.read_recipe()
     count = len(plan.technologies) * sum(plan.samples.values())
     cells = recipe.in_chans * recipe.size[0] * recipe.size[1]
-    needed = count * cells * STORED.itemsize * (2 if plan.store_clean else 1)
+    needed = count * cells * plan.storage.stored.itemsize * (2 if plan.store_clean else 1)
     there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
@@ -205,46 +190,45 @@ def _require_space(root: Path, plan: Plan) -> None:
 
 
 def _make(
-    root: Path, manifest: Manifest, tasks: list[ShardTask], finished: dict[str, ShardEntry], workers: int
+    root: Path,
+    manifest: Manifest,
+    tasks: list[ShardTask],
+    finished: dict[str, ShardEntry],
+    events: Iterator[Finished | Made],
 ) -> None:
-    """Make what is missing; ``finished`` and the manifest on disk grow with it, however it ends."""
+    """Make what is missing; ``finished`` and the journal on disk grow with it, however it ends."""
     done = sum(entry.count for entry in finished.values())
-    saved = time.monotonic()
+    journal = Journal(root)
     with progress("generate", done + sum(task.count for task in tasks), "samples", done) as bar:
         try:
-            for event in run_tasks(make_shard, tasks, workers):
+            for event in events:
                 if isinstance(event, Made):
                     bar.update(event.samples)
                     continue
                 finished[event.result.name] = event.result
-                if time.monotonic() - saved > _SAVE_EVERY:
-                    _save(root, manifest, finished)
-                    saved = time.monotonic()
-        finally:
-            _save(root, manifest, finished)
+                journal.add(event.result)
+        except (LWMError, KeyboardInterrupt):
+            # Where the disk is full the journal has what the manifest cannot take; the first error is the one to say.
+            with suppress(OutputError):
+                _save(root, manifest, finished)
+            raise
 
 
 def _save(root: Path, manifest: Manifest, finished: dict[str, ShardEntry]) -> None:
+    """Save what is finished in the manifest, and forget the journal, which says the same."""
     manifest.shards = [finished[name] for name in sorted(finished)]
     manifest.complete = False
     manifest.save(root)
+    Journal(root).remove()
 
 
-def _complete(root: Path, manifest: Manifest, tasks: list[ShardTask], finished: dict[str, ShardEntry]) -> None:
-    manifest.shards = [finished[task.path.name] for task in tasks]
-    found: dict[str, set[str]] = {}
-    for entry in manifest.shards:
-        for label, (_, names) in ShardReader(root / entry.name, entry).labels.items():
-            found.setdefault(label, set()).update(names)
+def _label_order(manifest: Manifest) -> dict[str, list[str]]:
     channel = manifest.plan["channel"]
-    order = {
+    return {
         "technology": list(manifest.plan["technologies"]),
         "mobility": list(channel["mobility"]),
         "channel": [f"{split}/{number}" for split, draws in channel["draws"].items() for number in range(draws)],
     }
-    manifest.labels = ordered_labels(found, order)
-    manifest.complete = True
-    manifest.save(root)
 
 
 def _report(root: Path, manifest: Manifest, made: int, seconds: float) -> None:

@@ -1,99 +1,177 @@
 """``lwm ingest``: recordings into a data set, cut into windows of a recipe."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lwm.console import progress, say
-from lwm.data.generation import require_replaceable
-from lwm.data.manifest import Manifest, ShardEntry, ordered_labels, package_versions
-from lwm.data.shard import Sample, ShardWriter, main_emission, shard_name
+from lwm.data.finish import finish_dataset
+from lwm.data.manifest import Manifest, package_versions, require_replaceable
+from lwm.data.shard import ShardWriter, shard_name
+from lwm.data.sources import Kind, Source, assign_splits, find_sources, kind_of_sources
+from lwm.data.windows import SHORTEST_TAIL, Windows, csi_windows, iq_windows
 from lwm.errors import CaptureError, ConfigError, ModelError
 from lwm.output import atomic_folder, require_empty
-from lwm.signal.capture import Capture
-from lwm.signal.io import open_recording
-from lwm.signal.recipe import Recipe, recipe_named
-from lwm.signal.recording import SIGMF_SUFFIXES, SUFFIXES, Recording
-from lwm.technology import technology, technology_names
+from lwm.signal.csi_formats import open_csi
+from lwm.signal.csi_recipe import CSI_PRESETS, CsiRecipe
+from lwm.signal.io import open_segments
+from lwm.signal.notch import without_dc
+from lwm.signal.recipe import PRESETS, Recipe
 
 SPLIT = "all"
-"""Split of recordings: none of them was made for training."""
+"""Split of recordings unless told otherwise: none of them was made for training."""
 
-SHORTEST_TAIL = 0.25
-"""Share of a window that the end of a recording must fill to become a sample of its own (ours)."""
+SHARD_BYTES = 32 * 2**20
+"""Pictures of one shard: what is held in memory of a recording, however long it is."""
 
-_UNKNOWN_LICENCE = "unknown"
+DEFAULT_RECIPE = {"iq": "small", "csi": "csi"}
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A recording's file and the class that its folder gives it."""
+class _Reading:
+    """How recordings are opened and cut; the fields are :func:`ingest`'s."""
 
-    path: Path
-    label: str | None
+    kind: Literal["iq", "csi"]
+    recipe: Recipe | CsiRecipe
+    sample_rate: float | None
+    datatype: str | None
+    center_frequency: float | None
+    hop: float | None
+    dc_notch: float | None
+    variable: str | None
+
+    def windows(self, source: Source) -> Iterator[Windows]:
+        """The windows of each part of a recording."""
+        if isinstance(self.recipe, CsiRecipe):
+            found = open_csi(source.path, self.sample_rate, self.variable)
+            yield csi_windows(found, source, self.recipe, self.hop)
+            return
+        opened = open_segments(
+            source.path, self.sample_rate, self.datatype, self.center_frequency, variable=self.variable
+        )
+        for recording in opened:
+            cleaned = recording if self.dc_notch is None else without_dc(recording, self.dc_notch)
+            yield iq_windows(cleaned, source, self.recipe, self.hop)
 
 
 def ingest(
     paths: list[str],
     out: str,
-    recipe: str = "small",
+    recipe: str | None = None,
     model: str | None = None,
     sample_rate: float | None = None,
     datatype: str | None = None,
     hop: float | None = None,
     overwrite: bool = False,
+    center_frequency: float | None = None,
+    duration: float | None = None,
+    dc_notch: float | None = None,
+    kind: Kind = "auto",
+    variable: str | None = None,
+    split: list[float] | None = None,
+    seed: int = 0,
 ) -> Path:
-    """Turn recordings into a data set: one shard for each, cut into windows.
+    """Turn recordings into a data set: shards of windows, a recording in one or more of its own.
 
     A recording shorter than a window is padded and marked so where the recipe allows it; a shorter rest at its end
-    becomes a sample when it fills a quarter of a window. Either all recordings get in or nothing is written.
+    becomes a sample when it fills a quarter of a window. A long recording is read window by window. Either all
+    recordings get in or nothing is written.
 
     Args:
-        paths: recordings (SigMF, raw IQ, .npy) and folders of them; in a folder of folders each is a class.
+        paths: recordings (SigMF, raw IQ, .npy, .mat, HDF5, WAV; Wi-Fi CSI as .npz, CSV of an ESP32 or Nexmon, arrays);
+            folders of them, where each subfolder is a class; or a CSV with a column file, perhaps start and stop (s),
+            and one column per label.
         out: folder to make.
-        recipe: preset that makes the spectrograms.
+        recipe: preset that makes the pictures; small by default, csi for CSI.
         model: model folder whose recipe is taken instead.
-        sample_rate: Hz, for recordings that do not state theirs.
+        sample_rate: Hz, for recordings that do not state theirs; packets per second for CSI.
         datatype: sample format of raw IQ, for example ci16_le.
         hop: seconds from window to window; the recipe's duration by default.
         overwrite: replace the data set that the folder holds.
+        center_frequency: Hz, for recordings that do not state theirs.
+        duration: seconds of a window, in place of the recipe's.
+        dc_notch: Hz on both sides of 0 below which IQ is taken away (-3 dB, first order).
+        kind: iq or csi; auto takes .npz and .csv for CSI and all else for IQ.
+        variable: variable of a .mat file, or dataset of an HDF5 file, that holds the samples.
+        split: shares of recordings for train, validation and test; by default all go to one split, "all".
+        seed: of the split.
 
     Returns:
         The folder.
 
     Raises:
         CaptureError: a recording that cannot be used, naming it.
-        ConfigError: no recording found, or a hop that is not positive.
+        ConfigError: no recording found, a wrong row in a table of labels, or a setting out of range.
         OutputError: the folder is not empty.
     """
     root = Path(out)
-    chosen = recipe_named(recipe) if model is None else model_recipe(Path(model))
     if hop is not None and not hop > 0:
         raise ConfigError(f"hop {hop} s", "a positive number of seconds")
     require_empty(root, overwrite=overwrite)
-    sources = find_recordings(paths, any_suffix=datatype is not None)
-    plan = {
-        "kind": "recordings",
-        "files": [str(source.path) for source in sources],
-        "sample_rate": sample_rate,
-        "datatype": datatype,
-        "hop": hop,
-    }
-    manifest = Manifest(chosen.to_dict(), plan, None, _UNKNOWN_LICENCE, package_versions())
+    sources = find_sources(paths, kind, any_suffix=datatype is not None)
+    found = kind_of_sources(sources, kind)
+    chosen = choose_recipe(found, recipe, model, duration)
+    if found == "csi" and (dc_notch is not None or datatype is not None):
+        raise ConfigError("--dc_notch or --datatype with CSI", "IQ", "leave it out, or add --kind iq")
+    reading = _Reading(found, chosen, sample_rate, datatype, center_frequency, hop, dc_notch, variable)
+    _make(root, reading, sources, (split, seed), overwrite)
+    return root
+
+
+def _make(
+    root: Path, reading: _Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
+) -> None:
+    """The data set's folder, whole or not at all; ``parts``: shares and seed of the split."""
+    settings = {key: value for key, value in asdict(reading).items() if key != "recipe"}
+    plan = {"files": [str(source.path) for source in sources], **settings, "kind": f"{reading.kind} recordings"}
+    plan |= {"split": parts[0], "split_seed": parts[1]}
+    manifest = Manifest(reading.recipe.to_dict(), plan, None, "", package_versions())
     if overwrite:
         require_replaceable(root)
     with atomic_folder(root, overwrite=overwrite) as folder:
-        dropped = _write(folder, manifest, sources, chosen, hop, (sample_rate, datatype))
+        total, left_out = _count(reading, sources)
+        splits = _splits(reading, sources, *parts)
+        _write(folder, manifest, reading, list(zip(sources, splits, strict=True)), total)
+        finish_dataset(folder, manifest, name=root.name)
+    _tell(root, manifest, len(sources), left_out)
+
+
+def _tell(root: Path, manifest: Manifest, recordings: int, left_out: int) -> None:
     size = sum(entry.bytes for entry in manifest.shards) / 1e6
-    say(f"wrote {root}: {manifest.count} samples of {len(sources)} recordings, {size:.1f} MB")
-    if dropped:
-        say(f"note: the ends of {dropped} recordings, each under {SHORTEST_TAIL:.0%} of a window, were left out")
+    say(f"wrote {root}: {manifest.count} samples of {recordings} recordings, {size:.1f} MB")
+    if left_out:
+        say(f"note: the ends of {left_out} recordings, each under {SHORTEST_TAIL:.0%} of a window, were left out")
     say(f"next: lwm inspect {root}")
-    return root
+
+
+def choose_recipe(
+    kind: Literal["iq", "csi"], name: str | None = None, model: str | None = None, duration: float | None = None
+) -> Recipe | CsiRecipe:
+    """The recipe that a command asks for.
+
+    Raises:
+        ConfigError: no such preset for this kind of recording, or a duration beside a model's own.
+        ModelError: the model folder has none, or one of the other kind.
+    """
+    if model is not None:
+        if duration is not None:
+            raise ConfigError("--duration beside --model", "one of them", "a model fixes its own duration")
+        found = model_recipe(Path(model))
+        if isinstance(found, CsiRecipe) != (kind == "csi"):
+            raise ModelError(f"{model} has recipe {found.name!r}", f"one for {kind.upper()}", "take another model")
+        return found
+    presets: dict[str, Any] = PRESETS if kind == "iq" else CSI_PRESETS
+    wanted = DEFAULT_RECIPE[kind] if name is None else name
+    if wanted not in presets:
+        raise ConfigError(f"no recipe named {wanted!r} for {kind.upper()}", f"one of {sorted(presets)}")
+    recipe: Recipe | CsiRecipe = presets[wanted]
+    if duration is None:
+        return recipe
+    return replace(recipe, name=f"{wanted}-{duration:g}s", duration=duration)
 
 
 def model_recipe(folder: Path) -> Recipe:
@@ -111,160 +189,62 @@ def model_recipe(folder: Path) -> Recipe:
         ) from error
 
 
-def find_recordings(paths: list[str], any_suffix: bool = False) -> list[_Source]:
-    """Recordings that are named or lie in named folders, in order; the subfolders of a folder are classes.
-
-    Args:
-        paths: files and folders.
-        any_suffix: take every file of a folder, for raw IQ of a stated datatype.
-
-    Raises:
-        ConfigError: nothing named, or a folder without any recording.
-    """
-    sources: list[_Source] = []
-    for name in paths:
-        path = Path(name)
-        if not path.is_dir():
-            sources.append(_Source(path, None))
-            continue
-        inside = [_Source(file, None) for file in _recordings_in(path, any_suffix)]
-        for folder in sorted(child for child in path.iterdir() if child.is_dir()):
-            inside += [_Source(file, folder.name) for file in _recordings_in(folder, any_suffix)]
-        if not inside:
-            known = ", ".join((*SUFFIXES, ".npy", *SIGMF_SUFFIXES))
-            raise ConfigError(f"folder {path} holds no recording", f"files ending in {known}", "or state --datatype")
-        sources += inside
-    if not sources:
-        raise ConfigError("no recording named", "at least one path")
-    return sources
+@contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Put the recording's name before an error that cannot know it."""
+    try:
+        yield
+    except CaptureError as error:
+        named = str(source.path) in str(error)
+        raise CaptureError(str(error) if named else f"{source.path}: {error}") from error
 
 
-def _recordings_in(folder: Path, any_suffix: bool) -> list[Path]:
-    """Recordings directly in a folder; of a SigMF pair the metadata file."""
-    wanted = {*SUFFIXES, ".npy", ".sigmf-meta", ".sigmf"}
-    return [
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-        and not file.name.startswith(".")
-        and file.suffix != ".sigmf-data"
-        and (any_suffix or file.suffix.lower() in wanted)
-    ]
+def _count(reading: _Reading, sources: list[Source]) -> tuple[int, int]:
+    """Windows of all recordings, and how many left a rest out; a bad header is found here, before the long part."""
+    total = left_out = 0
+    for source in sources:
+        with _named(source):
+            for windows in reading.windows(source):
+                total += len(windows.starts)
+                left_out += windows.left_out
+    return total, left_out
 
 
-def _write(
-    folder: Path,
-    manifest: Manifest,
-    sources: list[_Source],
-    recipe: Recipe,
-    hop: float | None,
-    raw: tuple[float | None, str | None],
-) -> int:
-    """Every recording's shard and the manifest; returns how many rests were left out."""
-    found: dict[str, set[str]] = {}
+def _splits(reading: _Reading, sources: list[Source], shares: list[float] | None, seed: int) -> list[str]:
+    if shares is None:
+        return [SPLIT] * len(sources)
+    groups = []
+    for source in sources:
+        labels = dict(source.labels)
+        if reading.kind == "csi":
+            labels = open_csi(source.path, reading.sample_rate, reading.variable).labels | labels
+        name = source.path.name.split(".")[0]
+        groups.append((f"{source.path.parent.name}/{name}", json.dumps(labels, sort_keys=True)))
+    return assign_splits(groups, shares, seed)
+
+
+def _write(folder: Path, manifest: Manifest, reading: _Reading, sources: list[tuple[Source, str]], total: int) -> None:
+    """Every recording's shards; the licences go into the manifest."""
     licences: set[str] = set()
-    numbers: Counter[str] = Counter()
-    dropped = 0
-    with progress("ingest", len(sources), "recordings") as bar:
-        for source in sources:
-            try:
-                recording = open_recording(source.path, *raw)
-                starts, rest = window_starts(recording, recipe, hop)
-                entry, labels = _write_shard(folder, recording, source, recipe, starts, numbers)
-            except CaptureError as error:
-                # The reader names the file already, the recipe cannot know it.
-                named = str(source.path) in str(error)
-                raise CaptureError(str(error) if named else f"{source.path}: {error}") from error
-            dropped += rest
-            licences.add(str(recording.facts.get("license", _UNKNOWN_LICENCE)))
-            manifest.shards.append(entry)
-            for label, names in labels.items():
-                found.setdefault(label, set()).update(names)
-            bar.update()
+    numbers: Counter[tuple[str, str]] = Counter()
+    recipe = reading.recipe
+    # Two bytes a cell: half precision.
+    most = max(1, SHARD_BYTES // (2 * recipe.in_chans * recipe.size[0] * recipe.size[1]))
+    with progress("ingest", total, "windows") as bar:
+        for source, split in sources:
+            with _named(source):
+                for windows in reading.windows(source):
+                    licences.add(windows.licence)
+                    for first in range(0, len(windows.starts), most):
+                        number = numbers[windows.name, split]
+                        numbers[windows.name, split] += 1
+                        path = folder / shard_name(windows.name, split, number)
+                        starts = windows.starts[first : first + most]
+                        # A CSI recipe is a recipe to whoever writes and reads shards.
+                        args: Any = (recipe, split, windows.name, None, windows.licence)
+                        writer = ShardWriter(path, len(starts), *args)
+                        for start in starts:
+                            writer.add(windows.sample(start))
+                            bar.update()
+                        manifest.shards.append(writer.save())
     manifest.licence = "; ".join(sorted(licences))
-    manifest.labels = ordered_labels(found, {})
-    manifest.complete = True
-    manifest.save(folder)
-    return dropped
-
-
-def window_starts(recording: Recording, recipe: Recipe, hop: float | None) -> tuple[list[float], bool]:
-    """Where the windows of a recording begin (s), and whether a rest at its end was left out.
-
-    The first window that reaches the end is the last one. It counts when it fills :data:`SHORTEST_TAIL` of a window and
-    one STFT window, or when it is the only one; a recipe that does not pad takes whole windows only.
-    """
-    rate = recording.sample_rate
-    length = recipe.window_samples(rate)
-    step = max(1, round((recipe.duration if hop is None else hop) * rate))
-    needed = max(SHORTEST_TAIL * length, recipe.win_length * rate / recipe.rate_for(rate))
-    if recipe.short == "error":
-        needed = length
-    whole = max(0, (recording.samples - length) // step + 1)
-    firsts = [number * step for number in range(whole)]
-    reached = firsts[-1] + length if firsts else 0
-    rest = recording.samples - whole * step
-    if reached >= recording.samples:
-        return [first / rate for first in firsts], False
-    if rest >= needed or not firsts:
-        return [first / rate for first in [*firsts, whole * step]], False
-    return [first / rate for first in firsts], True
-
-
-def _write_shard(
-    folder: Path,
-    recording: Recording,
-    source: _Source,
-    recipe: Recipe,
-    starts: list[float],
-    numbers: "Counter[str]",
-) -> tuple[ShardEntry, dict[str, set[str]]]:
-    name = _slug(recording.emissions[0].technology if recording.emissions else source.label or "recording")
-    path = folder / shard_name(name, SPLIT, numbers[name])
-    numbers[name] += 1
-    licence = str(recording.facts.get("license", _UNKNOWN_LICENCE))
-    writer = ShardWriter(path, len(starts), recipe, SPLIT, name, None, licence)
-    for sample in _samples(recording, source, recipe, starts):
-        writer.add(sample)
-    return writer.save(), writer.label_names
-
-
-def _samples(recording: Recording, source: _Source, recipe: Recipe, starts: list[float]) -> Iterator[Sample]:
-    for start in starts:
-        capture = recording.read(start, recipe.duration)
-        spectrogram = recipe.of_capture(capture)
-        labels = _labels(capture, source)
-        values = {"sample_rate": capture.sample_rate, "start": start, "duration": capture.duration}
-        if capture.center_frequency is not None:
-            values["center_frequency"] = capture.center_frequency
-        record: dict[str, Any] = {
-            **labels,
-            **values,
-            "center_frequency": capture.center_frequency,
-            "valid_columns": int(spectrogram.valid.sum()),
-            "emissions": [asdict(emission) for emission in capture.emissions],
-            "facts": capture.facts,
-            "source": source.path.name,
-        }
-        yield Sample(spectrogram.db[0].numpy(), spectrogram.valid[0].numpy(), labels, values, record)
-
-
-def _labels(capture: Capture, source: _Source) -> dict[str, str]:
-    labels = {} if source.label is None else {"class": source.label}
-    if capture.emissions:
-        main = main_emission(capture.emissions)
-        named = {"technology": registered_name(main.technology), "link": main.link, "modulation": main.modulation}
-        labels |= {label: name for label, name in named.items() if name}
-    return labels
-
-
-def registered_name(given: str) -> str:
-    """Registry name of the technology whose name or title is ``given``, in any case; else ``given`` itself."""
-    for name in technology_names():
-        if given.casefold() in (name.casefold(), technology(name).title.casefold()):
-            return name
-    return given
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "recording"

@@ -8,19 +8,25 @@ import json
 import math
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwm.errors import DatasetError
-from lwm.output import write_json
+from lwm.errors import DatasetError, OutputError
+from lwm.output import atomic_file
 from lwm.signal.recipe import Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the data set's layout; raised when an older reader could not read it."""
 
 FILE_NAME = "manifest.json"
+
+SPLITS = ("train", "validation", "test")
+"""Splits that are made for training; no channel draw, waveform or recording is in two of them."""
+
+MOST_COUNTED = 100
+"""Labels with more names than this (a channel draw's, a recording's) are identifiers: nobody reads their counts."""
 
 
 class Statistics(NamedTuple):
@@ -83,6 +89,12 @@ class Manifest:
         labels: every label with its names, in the order of the codes that readers give out.
         shards: in the order of their samples.
         complete: whether everything that was planned is there.
+        storage: :meth:`lwm.data.storage.Storage.to_dict` of the shards; empty until complete.
+        percentiles: of the valid cells of every split, dB: ``{"train": {"1": -39.2, ...}}``; to within one bin of
+            :data:`lwm.data.statistics.BINS`.
+        counts: samples of every split, label and name: ``{"train": {"modulation": {"QPSK": 512}}}``; labels with more
+            than :data:`MOST_COUNTED` names are left out.
+        audit: what :mod:`lwm.data.audit` found out about each label; empty where none was made.
         format_version: of the layout.
     """
 
@@ -94,6 +106,10 @@ class Manifest:
     labels: dict[str, list[str]] = field(default_factory=dict)
     shards: list[ShardEntry] = field(default_factory=list)
     complete: bool = False
+    storage: dict[str, Any] = field(default_factory=dict)
+    percentiles: dict[str, dict[str, float]] = field(default_factory=dict)
+    counts: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    audit: dict[str, dict[str, Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -104,12 +120,19 @@ class Manifest:
     @property
     def statistics(self) -> dict[str, Statistics]:
         """Statistics of every split (``"train"``) and every split of a technology (``"train/lte"``)."""
-        keys = {shard.split for shard in self.shards} | {f"{s.split}/{s.technology}" for s in self.shards}
-        found = {}
-        for key in sorted(keys):
-            part = merge_statistics(s for s in self.shards if key in (s.split, f"{s.split}/{s.technology}"))
-            if part is not None:
-                found[key] = part
+        parts: dict[str, list[ShardEntry]] = {}
+        for shard in self.shards:
+            for key in (shard.split, f"{shard.split}/{shard.technology}"):
+                parts.setdefault(key, []).append(shard)
+        merged = {key: merge_statistics(part) for key, part in sorted(parts.items())}
+        return {key: found for key, found in merged.items() if found is not None}
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Samples of every split, in the order of the shards."""
+        found: dict[str, int] = {}
+        for shard in self.shards:
+            found[shard.split] = found.get(shard.split, 0) + shard.count
         return found
 
     def training_statistics(self) -> Statistics:
@@ -125,11 +148,17 @@ class Manifest:
         return found
 
     def save(self, root: Path) -> Path:
-        """Write ``root/manifest.json`` atomically; ``statistics`` go with it for readers that are not LWM."""
+        """Write ``root/manifest.json`` atomically; ``statistics`` go with it for readers that are not LWM.
+
+        Shards stand at the end, one a line: what a person looks for is on the first screens however many there are.
+        """
         path = root / FILE_NAME
-        plain = asdict(self)
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "shards"}
         plain["statistics"] = {key: found._asdict() for key, found in self.statistics.items()}
-        write_json(path, plain)
+        head = json.dumps(plain, indent=1, ensure_ascii=False)
+        rows = ",\n".join("  " + json.dumps(shard.__dict__, ensure_ascii=False) for shard in self.shards)
+        with atomic_file(path) as temporary:
+            temporary.write_text(f'{head[:-2]},\n "shards": [\n{rows}\n ]\n}}\n', encoding="utf-8")
         return path
 
     @classmethod
@@ -184,6 +213,18 @@ class Manifest:
     def read_recipe(self) -> Recipe:
         """The recipe of every spectrogram in the data set."""
         return Recipe.from_dict(self.recipe)
+
+
+def require_replaceable(root: Path) -> None:
+    """Refuse to overwrite what no data set is.
+
+    Raises:
+        OutputError: ``root`` is a file, or a folder with something in it but no manifest.
+    """
+    if root.is_dir() and any(root.iterdir()) and not (root / FILE_NAME).is_file():
+        raise OutputError(f"{root} holds no {FILE_NAME}", "a data set to overwrite", "delete it yourself")
+    if root.is_file():
+        raise OutputError(f"{root} is a file", "a data set to overwrite", "choose another --out")
 
 
 def ordered_labels(found: dict[str, set[str]], order: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -7,12 +7,17 @@ A tiny data set for a test or an experiment is one call (see :func:`write_datase
 
 with ``spectrogram`` float ``[N, C, F, T]`` in dB. Layout of a shard of N samples:
 
-- ``spectrogram`` ``[N, C, F, T]`` float16 dB, contiguous; optional ``clean`` of the same shape: without noise,
+- ``spectrogram`` ``[N, C, F, T]``: float16 dB, or uint8 with attributes ``scale`` and ``shift`` (``stored * scale +
+  shift`` is dB), contiguous or in compressed chunks; optional ``clean`` of the same shape: without noise,
 - ``valid`` ``[N, T]`` uint8: 0 where a short capture was padded,
 - ``labels/NAME`` ``[N]`` int16 codes, attribute ``names``; code -1: not labelled,
 - ``values/NAME`` ``[N]`` float32,
 - ``record`` ``[N]``: one JSON object a sample,
-- attributes ``recipe`` (JSON), ``seed`` (-1: none), ``versions`` (JSON), ``licence``.
+- optional ``mask`` ``[N, F, T]`` uint8; ``boxes`` ``[M, 4]`` float32 (start s, stop s, low Hz, high Hz) with
+  ``box_label`` ``[M]`` int16 (attribute ``names``) and ``box_offset`` ``[N + 1]``; ``iq`` ``[N, S, 2]`` with
+  ``iq_length`` ``[N]``, shorter ones filled with zeros,
+- ``level_histogram`` int64: see :mod:`lwm.data.statistics`,
+- attributes ``recipe``, ``storage``, ``versions`` (JSON), ``seed`` (-1: none), ``licence``.
 """
 
 import hashlib
@@ -26,14 +31,25 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lwm.data.manifest import Manifest, ShardEntry, ordered_labels, package_versions
+from lwm.data.finish import finish_dataset
+from lwm.data.manifest import Manifest, ShardEntry, package_versions
+from lwm.data.reader import ShardReader
+from lwm.data.statistics import LevelCounter
+from lwm.data.storage import Storage
 from lwm.errors import DatasetError
 from lwm.output import atomic_file
 from lwm.signal.capture import Emission
 from lwm.signal.recipe import Recipe
 
-STORED = np.dtype("<f2")
-"""Spectrograms are kept in half precision: 0.03 dB at worst between -64 and 64 dB."""
+__all__ = [
+    "UNLABELLED",
+    "Sample",
+    "ShardReader",
+    "ShardWriter",
+    "main_emission",
+    "shard_name",
+    "write_dataset",
+]
 
 UNLABELLED = -1
 """Code of a sample that lacks a label which others have."""
@@ -50,6 +66,10 @@ class Sample:
         values: name to number.
         record: JSON-able facts.
         clean: spectrogram without noise, same shape.
+        mask: uint8 ``[F, T]``, a class for every cell.
+        boxes: float ``[M, 4]``: start s, stop s, low Hz, high Hz.
+        box_labels: M names, by default all the same, "signal".
+        iq: complex ``[S]``, kept where the writer's storage says so; any number of samples.
     """
 
     spectrogram: npt.NDArray[Any]
@@ -58,6 +78,10 @@ class Sample:
     values: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     clean: npt.NDArray[Any] | None = None
+    mask: npt.NDArray[Any] | None = None
+    boxes: npt.NDArray[Any] | None = None
+    box_labels: Sequence[str] | None = None
+    iq: npt.NDArray[Any] | None = None
 
 
 class _Facts(NamedTuple):
@@ -66,6 +90,9 @@ class _Facts(NamedTuple):
     labels: dict[str, str]
     values: dict[str, float]
     record: dict[str, Any]
+    boxes: npt.NDArray[np.float32] | None
+    box_labels: list[str]
+    iq: npt.NDArray[Any] | None
 
 
 class ShardWriter:
@@ -79,46 +106,90 @@ class ShardWriter:
         technology: registry name, or what the recordings are called.
         seed: of the draws; None for recordings.
         licence: of the data.
+        storage: how pictures are kept, and whether IQ is.
     """
 
     def __init__(
-        self, path: Path, count: int, recipe: Recipe, split: str, technology: str, seed: int | None, licence: str
+        self,
+        path: Path,
+        count: int,
+        recipe: Recipe,
+        split: str,
+        technology: str,
+        seed: int | None,
+        licence: str,
+        storage: Storage | None = None,
     ) -> None:
         self.path, self.count, self.recipe = path, count, recipe
         self.split, self.technology = split, technology
         self.seed, self.licence = seed, licence
+        self.storage = storage or Storage()
         self._facts: list[_Facts] = []
         self._arrays: dict[str, npt.NDArray[Any]] = {}
 
     def add(self, sample: Sample) -> None:
-        """Append one sample; all of a shard have one shape, and all or none a clean picture."""
+        """Append one sample; all of a shard have one shape, and all or none a clean picture, a mask, IQ.
+
+        Raises:
+            DatasetError: a picture that is not finite, or one that others of the shard have and this one lacks, or
+                the reverse, or boxes that are not as many as their labels.
+        """
         row = len(self._facts)
-        pictures = {"spectrogram": sample.spectrogram}
-        if sample.clean is not None:
-            pictures["clean"] = sample.clean
+        here = f"sample {row} of {self.path.name}"
+        given = {"spectrogram": sample.spectrogram, "clean": sample.clean, "mask": sample.mask, "valid": sample.valid}
+        present = {name: array for name, array in given.items() if array is not None}
         if row == 0:
-            for name, picture in pictures.items():
-                self._arrays[name] = np.empty((self.count, *picture.shape), STORED)
-            self._arrays["valid"] = np.empty((self.count, *sample.valid.shape), np.uint8)
-        for name, picture in pictures.items():
-            self._arrays[name][row] = picture
-        self._arrays["valid"][row] = sample.valid
+            types = {"spectrogram": self.storage.stored, "clean": self.storage.stored}
+            for name, array in present.items():
+                self._arrays[name] = np.empty((self.count, *array.shape), types.get(name, np.dtype(np.uint8)))
+        if set(present) != set(self._arrays):
+            raise DatasetError(f"{here} has {sorted(present)}", f"{sorted(self._arrays)} as the first one")
+        for name, array in present.items():
+            if name in ("spectrogram", "clean"):
+                if not np.isfinite(array).all():
+                    raise DatasetError(f"{here} holds NaN or infinity in its {name}", "dB that are finite")
+                self._arrays[name][row] = self.storage.encode(array, self.recipe)
+            else:
+                self._arrays[name][row] = array
         # The pictures live in the arrays now; their originals are let go.
-        self._facts.append(_Facts(sample.labels, sample.values, sample.record))
+        self._facts.append(self._facts_of(sample, here))
+
+    def _facts_of(self, sample: Sample, here: str) -> _Facts:
+        boxes, names = None, list(sample.box_labels or ())
+        if sample.boxes is not None:
+            boxes = np.asarray(sample.boxes, np.float32).reshape(-1, 4)
+            names = names or ["signal"] * len(boxes)
+        if len(names) != (0 if boxes is None else len(boxes)):
+            raise DatasetError(f"{here} has {len(names)} box labels for its boxes {boxes!r}", "one for each")
+        iq = None
+        if self.storage.iq:
+            if sample.iq is None:
+                raise DatasetError(f"{here} has no IQ", "IQ, which the storage keeps")
+            pairs = np.ascontiguousarray(sample.iq, np.complex64).view(np.float32).reshape(-1, 2)
+            with np.errstate(over="ignore"):
+                iq = pairs.astype(self.storage.iq_dtype)
+            if not np.isfinite(iq).all():
+                raise DatasetError(
+                    f"{here} has IQ beyond {self.storage.iq_dtype}", "finite numbers", "store it as float32"
+                )
+        return _Facts(sample.labels, sample.values, sample.record, boxes, names, iq)
 
     def save(self) -> ShardEntry:
         """Write the file and say what it holds.
 
         Raises:
             DatasetError: another number of samples than announced.
+            ConfigError: compression without hdf5plugin.
             OutputError: no space or permission.
         """
         if len(self._facts) != self.count or not self.count:
             raise DatasetError(f"{self.path.name} got {len(self._facts)} samples", f"{self.count}, at least one")
-        image = self._image()
+        counter = LevelCounter(self.recipe, self.storage)
+        counter.add(self._arrays["spectrogram"], self._arrays["valid"])
+        levels = counter.result()
+        image = self._image(levels.histogram)
         with atomic_file(self.path) as temporary:
             temporary.write_bytes(image)
-        cells, mean, std = _moments(self._arrays["spectrogram"], self._arrays["valid"], self.recipe)
         return ShardEntry(
             name=self.path.name,
             split=self.split,
@@ -126,42 +197,79 @@ class ShardWriter:
             count=self.count,
             bytes=len(image),
             sha256=hashlib.sha256(image).hexdigest(),
-            cells=cells,
-            mean=mean,
-            std=std,
+            cells=levels.cells,
+            mean=levels.mean,
+            std=levels.std,
         )
 
-    def _image(self) -> bytes:
+    def _image(self, histogram: npt.NDArray[np.int64]) -> bytes:
         """The file's bytes. HDF5 writes to memory, so that a full disk meets a plain ``write`` and its plain error."""
         with h5py.File(self.path.name, "w", driver="core", backing_store=False) as file:
             file.attrs["recipe"] = json.dumps(self.recipe.to_dict())
+            file.attrs["storage"] = json.dumps(self.storage.to_dict())
             file.attrs["seed"] = -1 if self.seed is None else self.seed
             file.attrs["versions"] = json.dumps(package_versions())
             file.attrs["licence"] = self.licence
-            for name, array in self._arrays.items():
-                file.create_dataset(name, data=array)
-            for label in sorted({key for sample in self._facts for key in sample.labels}):
-                given = [sample.labels.get(label) for sample in self._facts]
-                names = sorted({name for name in given if name is not None})
-                codes = [UNLABELLED if name is None else names.index(name) for name in given]
-                dataset = file.create_dataset(f"labels/{label}", data=np.array(codes, np.int16))
-                dataset.attrs["names"] = names
-            for value in sorted({key for sample in self._facts for key in sample.values}):
-                numbers = [sample.values.get(value, np.nan) for sample in self._facts]
-                file.create_dataset(f"values/{value}", data=np.array(numbers, np.float32))
-            texts = [json.dumps(sample.record, default=_plain) for sample in self._facts]
+            self._put_pictures(file)
+            self._put_columns(file)
+            self._put_boxes(file)
+            file.create_dataset("level_histogram", data=histogram)
+            texts = [json.dumps(facts.record, default=_plain) for facts in self._facts]
             file.create_dataset("record", data=texts, dtype=h5py.string_dtype())
             file.flush()
             return bytes(file.id.get_file_image())
+
+    def _put_pictures(self, file: h5py.File) -> None:
+        filters = self.storage.filters()
+        scale, shift = self.storage.scale(self.recipe)
+        for name, array in self._arrays.items():
+            packed = filters and name != "valid"
+            chunks = (min(self.storage.chunk, self.count), *array.shape[1:]) if packed else None
+            dataset = file.create_dataset(name, data=array, chunks=chunks, **(filters if packed else {}))
+            if array.dtype == np.uint8 and name in ("spectrogram", "clean"):
+                dataset.attrs["scale"], dataset.attrs["shift"] = scale, shift
+        streams = [facts.iq for facts in self._facts if facts.iq is not None]
+        if streams:
+            lengths = np.array([len(stream) for stream in streams])
+            iq = np.zeros((self.count, lengths.max(), 2), streams[0].dtype)
+            for row, stream in enumerate(streams):
+                iq[row, : len(stream)] = stream
+            file.create_dataset("iq", data=iq)
+            file.create_dataset("iq_length", data=lengths)
+
+    def _put_columns(self, file: h5py.File) -> None:
+        for label in sorted({key for facts in self._facts for key in facts.labels}):
+            _put_codes(file, f"labels/{label}", [facts.labels.get(label) for facts in self._facts])
+        for value in sorted({key for facts in self._facts for key in facts.values}):
+            numbers = [facts.values.get(value, np.nan) for facts in self._facts]
+            file.create_dataset(f"values/{value}", data=np.array(numbers, np.float32))
+
+    def _put_boxes(self, file: h5py.File) -> None:
+        if all(facts.boxes is None for facts in self._facts):
+            return
+        none = np.zeros((0, 4), np.float32)
+        boxes = [none if facts.boxes is None else facts.boxes for facts in self._facts]
+        file.create_dataset("boxes", data=np.concatenate(boxes))
+        file.create_dataset("box_offset", data=np.concatenate([[0], np.cumsum([len(part) for part in boxes])]))
+        _put_codes(file, "box_label", [name for facts in self._facts for name in facts.box_labels])
 
     @property
     def label_names(self) -> dict[str, set[str]]:
         """Names that occur, by label."""
         found: dict[str, set[str]] = {}
-        for sample in self._facts:
-            for label, name in sample.labels.items():
+        for facts in self._facts:
+            for label, name in facts.labels.items():
                 found.setdefault(label, set()).add(name)
         return found
+
+
+def _put_codes(file: h5py.File, place: str, given: Sequence[str | None]) -> None:
+    """Names as int16 codes with the list of names as an attribute."""
+    names = sorted({name for name in given if name is not None})
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = [UNLABELLED if name is None else code_of[name] for name in given]
+    dataset = file.create_dataset(place, data=np.array(codes, np.int16))
+    dataset.attrs["names"] = np.array(names, h5py.string_dtype())
 
 
 def _plain(value: Any) -> Any:
@@ -169,100 +277,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} in a record")
-
-
-def valid_cells(db: npt.NDArray[Any], valid: npt.NDArray[Any], recipe: Recipe) -> npt.NDArray[np.float64]:
-    """Cells of the valid columns of ``[N, C, F, T]`` (or ``[N, C, T, F]``, as the recipe says), flat."""
-    in_columns = db if recipe.axes == "frequency-time" else db.swapaxes(-1, -2)
-    return np.moveaxis(in_columns, -1, 1)[valid.astype(bool)].astype(np.float64).ravel()
-
-
-def _moments(db: npt.NDArray[Any], valid: npt.NDArray[Any], recipe: Recipe) -> tuple[int, float, float]:
-    """Number, mean and standard deviation of the valid cells."""
-    cells = valid_cells(db, valid, recipe)
-    return (cells.size, float(cells.mean()), float(cells.std())) if cells.size else (0, 0.0, 0.0)
-
-
-class ShardReader:
-    """One shard opened for reading: labels in memory, pictures mapped from the file, nothing kept open.
-
-    Picklable; a mapping is made again in every process that reads.
-
-    Args:
-        path: the file.
-        entry: what the manifest says about it.
-
-    Raises:
-        DatasetError: missing, truncated, not HDF5, or not what ``entry`` says.
-    """
-
-    def __init__(self, path: Path, entry: ShardEntry) -> None:
-        self.path, self.entry = path, entry
-        self._maps: dict[str, npt.NDArray[Any]] = {}
-        _check_size(path, entry)
-        try:
-            with h5py.File(path, "r") as file:
-                self._read_header(file)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise DatasetError(
-                f"shard {path} cannot be read ({error})", "a whole HDF5 shard", f"run lwm doctor {path.parent}"
-            ) from error
-        if self.count != entry.count:
-            raise DatasetError(
-                f"shard {path} holds {self.count} samples",
-                f"{entry.count} as its manifest says",
-                f"run lwm doctor {path.parent}",
-            )
-
-    def _read_header(self, file: h5py.File) -> None:
-        pictures = {name: file[name] for name in ("spectrogram", "clean") if name in file}
-        self.count: int = file["spectrogram"].shape[0]
-        self.layout: dict[str, tuple[int | None, tuple[int, ...], str]] = {
-            name: (dataset.id.get_offset(), dataset.shape, dataset.dtype.str) for name, dataset in pictures.items()
-        }
-        self.recipe: dict[str, Any] = json.loads(file.attrs["recipe"])
-        self.valid: npt.NDArray[np.bool_] = file["valid"][:].astype(bool)
-        self.labels: dict[str, tuple[npt.NDArray[np.int64], list[str]]] = {
-            name: (dataset[:].astype(np.int64), [str(text) for text in dataset.attrs["names"]])
-            for name, dataset in file.get("labels", {}).items()
-        }
-        self.values: dict[str, npt.NDArray[np.float32]] = {
-            name: dataset[:] for name, dataset in file.get("values", {}).items()
-        }
-
-    @property
-    def has_clean(self) -> bool:
-        """Whether noise-free pictures are stored."""
-        return "clean" in self.layout
-
-    def read(self, rows: Sequence[int] | npt.NDArray[np.int64], name: str = "spectrogram") -> npt.NDArray[np.float32]:
-        """Pictures ``[len(rows), C, F, T]`` as float32; mapped where the data are contiguous, else through h5py."""
-        offset, shape, dtype = self.layout[name]
-        if offset is None:
-            order, back = np.unique(rows, return_inverse=True)
-            with h5py.File(self.path, "r") as file:
-                return file[name][order][back].astype(np.float32)
-        if name not in self._maps:
-            self._maps[name] = np.memmap(self.path, dtype, "r", offset, shape)
-        return self._maps[name][rows].astype(np.float32)
-
-    def records(self) -> list[str]:
-        """The JSON records of all samples."""
-        with h5py.File(self.path, "r") as file:
-            return list(file["record"].asstr()[:])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_maps": {}}
-
-
-def _check_size(path: Path, entry: ShardEntry) -> None:
-    remedy = f"run lwm doctor {path.parent}, or make it again"
-    if not path.is_file():
-        raise DatasetError(f"shard {path} is missing", "a file that the manifest lists", remedy)
-    size = path.stat().st_size
-    if size != entry.bytes:
-        what = "is truncated at" if size < entry.bytes else "has"
-        raise DatasetError(f"shard {path} {what} {size} bytes", f"{entry.bytes} as its manifest says", remedy)
 
 
 def write_dataset(
@@ -277,6 +291,8 @@ def write_dataset(
     values: Mapping[str, Sequence[float]] | None = None,
     records: Sequence[dict[str, Any]] | None = None,
     samples_per_shard: int = 128,
+    storage: Storage | None = None,
+    card: bool = False,
 ) -> Manifest:
     """A complete data set from arrays, one shard or more for every split and technology.
 
@@ -291,6 +307,8 @@ def write_dataset(
         values: name to N numbers.
         records: N JSON-able dicts; by default the labels and values.
         samples_per_shard: largest count.
+        storage: how pictures are kept.
+        card: write the shortcut audit and the card too.
     """
     root, count = Path(root), len(spectrogram)
     columns = spectrogram.shape[-1 if recipe.axes == "frequency-time" else -2]
@@ -298,13 +316,12 @@ def write_dataset(
     splits = [split] * count if isinstance(split, str) else list(split)
     technologies = list(labels.get("technology", ["unknown"] * count))
     manifest = Manifest(recipe.to_dict(), {"kind": "arrays"}, None, "unknown", package_versions())
-    found: dict[str, set[str]] = {label: set(names) for label, names in labels.items()}
     for part, technology in sorted(set(zip(splits, technologies, strict=True))):
         rows = [i for i in range(count) if (splits[i], technologies[i]) == (part, technology)]
         for number, first in enumerate(range(0, len(rows), samples_per_shard)):
             chosen = rows[first : first + samples_per_shard]
             path = root / shard_name(technology, part, number)
-            writer = ShardWriter(path, len(chosen), recipe, part, technology, None, "unknown")
+            writer = ShardWriter(path, len(chosen), recipe, part, technology, None, "unknown", storage)
             for i in chosen:
                 named = {label: str(names[i]) for label, names in labels.items()}
                 numbers = {name: float(column[i]) for name, column in (values or {}).items()}
@@ -312,9 +329,7 @@ def write_dataset(
                 picture = None if clean is None else clean[i]
                 writer.add(Sample(spectrogram[i], valid[i], named, numbers, record, picture))
             manifest.shards.append(writer.save())
-    manifest.labels = ordered_labels(found, {})
-    manifest.complete = True
-    manifest.save(root)
+    finish_dataset(root, manifest, card=card)
     return manifest
 
 

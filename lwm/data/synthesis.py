@@ -6,18 +6,17 @@ offset.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lwm.channel.fading import apply_channel, doppler_hz
-from lwm.channel.mobility import draw_speed
-from lwm.channel.noise import add_noise
-from lwm.channel.tdl import ChannelDraw, draw_channel
-from lwm.data.plan import SPLITS, Plan, View
+from lwm.channel.link import receive
+from lwm.channel.sites import SiteDraw
+from lwm.data.draws import Drawn
+from lwm.data.plan import Plan, View
 from lwm.data.shard import Sample, main_emission
 from lwm.errors import ConfigError, RejectedConfig
 from lwm.seeding import rng_for
@@ -25,15 +24,8 @@ from lwm.signal.capture import Capture
 from lwm.signal.resample import resample, tune
 from lwm.technology import Technology
 
-SNR_REFERENCE: Final = "emission"
-"""SNR is mean power over the time on the air, after fading, over the noise inside the occupied band: what a receiver
-of that signal would call its SNR. It is the same whatever the view's sample rate and the technology's activity."""
-
 MOST_ATTEMPTS = 200
 """Rejected draws in a row after which the plan is called impossible."""
-
-CHANNELS_PER_SPLIT = 1 << 20
-"""Room for the channel draws of one split, so that none is ever in two."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +45,6 @@ class Waveform:
     rejected: int
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What happens to a waveform on the way to one sample."""
-
-    snr_db: float
-    mobility: str
-    speed_kmh: float
-    carrier_hz: float
-    channel: ChannelDraw
-    channel_name: str
-
-
 class Synthesizer:
     """Makes the samples of one technology and split.
 
@@ -78,7 +58,6 @@ class Synthesizer:
     def __init__(self, plan: Plan, seed: int, split: str, technology: Technology) -> None:
         self.plan, self.seed, self.split, self.technology = plan, seed, split, technology
         self.recipe = plan.read_recipe()
-        self.classes = plan.channel.classes
 
     def waveform(self, number: int) -> Waveform:
         """Waveform ``number``; draws that the standard or an empty view rejects are counted and made again.
@@ -93,7 +72,11 @@ class Synthesizer:
             rng = rng_for(self.seed, self.split, name, "waveform", number, attempt)
             try:
                 config = self.technology.sample(
-                    rng, bandwidth=view.bandwidth, duration=view.duration, activity=view.activity
+                    rng,
+                    bandwidth=view.bandwidth,
+                    duration=view.duration,
+                    activity=view.activity,
+                    **self.plan.draw_options(name, rng_for(self.seed, self.split, name, "options", number, attempt)),
                 )
                 clean = tune(self.technology.synthesize(config, rng), view.offset, view.sample_rate)
             except RejectedConfig as error:
@@ -108,23 +91,6 @@ class Synthesizer:
             "change view.bandwidths, view.shortest or view.activity",
         )
 
-    def conditions(self, index: int, rng: np.random.Generator) -> Conditions:
-        """Class, channel, speed and carrier of sample ``index``; each run of ``len(classes)`` has every class once."""
-        plan = self.plan.channel
-        block, place = divmod(index, len(self.classes))
-        order = rng_for(self.seed, self.split, self.technology.name, "classes", block).permutation(len(self.classes))
-        snr_db, mobility = self.classes[order[place]]
-        number = int(rng.integers(plan.draws[self.split]))
-        first = SPLITS.index(self.split) * CHANNELS_PER_SPLIT
-        return Conditions(
-            snr_db=snr_db,
-            mobility=mobility,
-            speed_kmh=draw_speed(mobility, rng),
-            carrier_hz=float(rng.uniform(*plan.carrier)),
-            channel=draw_channel(self.seed, first + number, plan.profiles, plan.delay_spreads),
-            channel_name=f"{self.split}/{number}",
-        )
-
     def samples(self, first: int, count: int) -> Iterator[tuple[list[Sample], int]]:
         """Samples ``first`` to ``first + count - 1`` in order, a waveform's at a time, with its rejected draws."""
         size = self.plan.samples_per_waveform
@@ -134,77 +100,82 @@ class Synthesizer:
             yield self._seen(waveform, range(start, stop)), waveform.rejected
 
     def _seen(self, waveform: Waveform, indices: range) -> list[Sample]:
-        capture = waveform.capture
-        noisy, faded, facts, conditions = [], [], [], []
-        for index in indices:
-            rng = rng_for(self.seed, self.split, self.technology.name, "sample", index)
-            here = self.conditions(index, rng)
-            behind = apply_channel(capture.iq, capture.sample_rate, here.channel, here.speed_kmh, here.carrier_hz)
-            received, said = add_noise(
-                behind, here.snr_db, rng, SNR_REFERENCE, capture.emissions, sample_rate=capture.sample_rate
-            )
-            noisy.append(received)
-            faded.append(behind)
-            facts.append(said)
-            conditions.append(here)
-        pictures, valid = self._pictures(noisy, capture.sample_rate)
-        clean = self._pictures(faded, capture.sample_rate)[0] if self.plan.store_clean else [None] * len(noisy)
+        capture, plan = waveform.capture, self.plan.channel
+        key = (self.seed, self.split, self.technology.name)
+        rngs = [rng_for(*key, "sample", index) for index in indices]
+        drawn = [plan.draw(*key, index, rng, capture.sample_rate) for index, rng in zip(indices, rngs, strict=True)]
+        conditions = [each.conditions for each in drawn]
+        received = receive(capture.iq, capture.sample_rate, conditions, rngs, plan.snr_reference, capture.emissions)
+        pictures, valid = self._pictures(received.iq, capture.sample_rate)
+        clean = self._pictures(received.faded, capture.sample_rate)[0] if self.plan.store_clean else None
+        # The same for every receiver but for the SNR, which is put in where it is drawn.
+        emissions = [asdict(emission) for emission in capture.emissions]
         return [
-            _sample(waveform, *parts)
-            for parts in zip(pictures, valid, clean, conditions, facts, [self.technology] * len(noisy), strict=True)
+            Sample(
+                pictures[row],
+                valid[row],
+                clean=None if clean is None else clean[row],
+                iq=received.iq[row] if self.plan.storage.iq else None,
+                **_facts(waveform, emissions, each, received.facts[row], int(valid[row].sum()), self.technology),
+            )
+            for row, each in enumerate(drawn)
         ]
 
     def _pictures(
-        self, captures: list[npt.NDArray[np.complex64]], sample_rate: float
+        self, captures: npt.NDArray[np.complex64], sample_rate: float
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Spectrograms ``[B, C, F, T]`` and valid columns ``[B, T]``; one at a time is faster than stacked."""
+        """Spectrograms ``[B, C, F, T]`` and valid columns ``[B, T]``."""
         rate = self.recipe.rate_for(sample_rate)
-        done = []
-        for iq in captures:
-            at_rate = iq if rate == sample_rate else resample(iq, sample_rate, rate)
-            done.append(self.recipe(torch.from_numpy(at_rate)[None], rate))
-        return np.concatenate([s.db.numpy() for s in done]), np.concatenate([s.valid.numpy() for s in done])
+        if rate != sample_rate:
+            captures = np.stack([resample(iq, sample_rate, rate) for iq in captures])
+        db, valid = self.recipe(torch.from_numpy(captures), rate)
+        return db.numpy(), valid.numpy()
 
 
-def _sample(
+def _facts(
     waveform: Waveform,
-    picture: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_],
-    clean: npt.NDArray[np.float32] | None,
-    here: Conditions,
-    noise: dict[str, Any],
+    emissions: list[dict[str, Any]],
+    drawn: Drawn,
+    facts: dict[str, Any],
+    columns: int,
     technology: Technology,
-) -> Sample:
-    capture, view = waveform.capture, waveform.view
-    emissions = [replace(emission, snr_db=here.snr_db) for emission in capture.emissions]
+) -> dict[str, Any]:
+    """Labels, values and record of one sample; ``facts`` are those of its link, ``columns`` the valid ones."""
+    capture, view, here = waveform.capture, waveform.view, drawn.conditions
+    main = main_emission(capture.emissions)
     labels = {
         "technology": technology.name,
-        "link": main_emission(emissions).link or technology.link,
-        "modulation": main_emission(emissions).modulation,
-        "mobility": here.mobility,
+        "link": main.link or technology.link,
+        "modulation": main.modulation,
+        "mobility": drawn.mobility,
         "snr": f"{here.snr_db:g}",
-        "channel": here.channel_name,
+        "channel": drawn.channel_name,
     }
+    channel = {"name": drawn.channel_name, **facts["channel"]}
+    if isinstance(here.channel, SiteDraw):
+        labels["site"] = here.channel.table.name
+        channel |= here.channel.facts
     values = {
-        "snr_db": here.snr_db,
+        "snr_db": facts["noise"]["snr_db"],
         "speed_kmh": here.speed_kmh,
-        "doppler_hz": doppler_hz(here.speed_kmh, here.carrier_hz),
+        "doppler_hz": here.doppler_hz,
         "sample_rate": view.sample_rate,
         "bandwidth": view.bandwidth,
         "activity": view.activity,
         "duration": capture.duration,
+        **{f"level_{name.replace('-', '_')}": level for name, level in drawn.levels.items()},
     }
     record = {
         **{key: labels[key] for key in ("technology", "link", "modulation", "mobility")},
         **values,
         "center_frequency": here.carrier_hz,
         "offset": view.offset,
-        "valid_columns": int(valid.sum()),
-        "channel": {"name": here.channel_name, **here.channel.to_dict()},
-        "noise": noise,
+        "valid_columns": columns,
+        **facts,
+        "channel": channel,
         "waveform": waveform.name,
-        "emissions": [asdict(emission) for emission in emissions],
+        "emissions": [{**emission, "snr_db": here.snr_db} for emission in emissions],
         "facts": capture.facts,
         "source": "synthetic",
     }
-    return Sample(picture, valid, labels, values, record, clean)
+    return {"labels": labels, "values": values, "record": record}

@@ -1,12 +1,14 @@
-"""A pool of processes that says how far each task is, ends at once when told to, and never loses a task in silence."""
+"""A pool of processes that says how far each task is, ends at once when told to, and never loses a task."""
 
 import multiprocessing
 import os
 import signal
 import threading
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -19,6 +21,10 @@ Report = Callable[[int], None]
 """Called by a task with the number of samples it has just made."""
 
 
+MOST_DEATHS = 3
+"""Processes that may die over one task before the run gives up."""
+
+
 class Finished(NamedTuple):
     """A task's number and what it returned."""
 
@@ -27,13 +33,16 @@ class Finished(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Samples that some task has just made."""
+    """Samples that some task has just made; negative where they were lost with their process."""
 
     samples: int
 
 
 def run_tasks(function: Callable[[Any, Report], Any], tasks: Sequence[Any], workers: int) -> Iterator[Finished | Made]:
     """Call ``function(task, report)`` for every task and yield its result, and progress on the way.
+
+    A process that dies is replaced and its task begun again; what it had reported is taken back (a negative
+    :class:`Made`).
 
     Args:
         function: importable by name (the processes are spawned).
@@ -42,92 +51,148 @@ def run_tasks(function: Callable[[Any, Report], Any], tasks: Sequence[Any], work
 
     Raises:
         LWMError: what a task raised.
-        DatasetError: a task failed otherwise or its process died; the note says where.
+        DatasetError: a task failed otherwise, or :data:`MOST_DEATHS` processes died over it.
     """
     if workers == 0:
         yield from _run_here(function, tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    waiting = list(range(len(tasks)))[::-1]
-    running: dict[Connection, tuple[Any, int]] = {}
-    processes = []
+    pool = _Pool(function, tasks)
     try:
-        with _one_thread_each(), _deaf_to_interrupts():
-            for _ in range(min(workers, len(tasks))):
-                here, there = context.Pipe()
-                process = context.Process(target=_work, args=(function, there), daemon=True)
-                process.start()
-                there.close()
-                processes.append(process)
-                number = waiting.pop()
-                _send(here, process, tasks[number])
-                running[here] = (process, number)
-        while running:
-            for ready in wait(list(running)):
+        for _ in range(min(workers, len(tasks))):
+            pool.start()
+        while pool.running:
+            for ready in wait(list(pool.running)):
                 assert isinstance(ready, Connection)
-                process, number = running[ready]
-                message = _receive(ready, process)
-                if isinstance(message, Made):
-                    yield message
-                    continue
-                if waiting:
-                    following = waiting.pop()
-                    _send(ready, process, tasks[following])
-                    running[ready] = (process, following)
-                else:
-                    del running[ready]
-                    ready.close()
-                yield Finished(number, message)
+                yield from pool.hear(ready)
     finally:
-        for process in processes:
+        pool.stop()
+
+
+@dataclass
+class _Worker:
+    """A process, the number of the task it is at, and how many samples of it have been reported."""
+
+    process: Any
+    task: int
+    made: int = 0
+
+
+class _Pool:
+    """Processes and what is left for them to do."""
+
+    def __init__(self, function: Callable[[Any, Report], Any], tasks: Sequence[Any]) -> None:
+        self.function, self.tasks = function, tasks
+        self.waiting = deque(range(len(tasks)))
+        self.running: dict[Connection, _Worker] = {}
+        self.deaths: Counter[int] = Counter()
+        self._processes: list[Any] = []
+
+    def start(self) -> None:
+        """One more process, at the next task."""
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        with _one_thread_each(), _deaf_to_interrupts():
+            process = context.Process(target=_work, args=(self.function, there), daemon=True)
+            process.start()
+        there.close()
+        self._processes.append(process)
+        self._give(here, process)
+
+    def hear(self, connection: Connection) -> Iterator[Finished | Made]:
+        """What a process that has something to say says, or the consequences of its death."""
+        worker = self.running[connection]
+        try:
+            message = connection.recv()
+        except (EOFError, ConnectionResetError):
+            yield from self._replace(connection, worker)
+            return
+        if isinstance(message, BaseException):
+            raise message
+        if isinstance(message, Made):
+            worker.made += message.samples
+            yield message
+            return
+        del self.running[connection]
+        yield Finished(worker.task, message)
+        if self.waiting:
+            self._give(connection, worker.process)
+        else:
+            connection.close()
+
+    def stop(self) -> None:
+        """End all processes, whatever they are at."""
+        for process in self._processes:
             process.terminate()
-        for process in processes:
+        for process in self._processes:
             process.join()
 
+    def _give(self, connection: Connection, process: Any) -> None:
+        """The next task to a process; that it died meanwhile shows when it is listened to."""
+        number = self.waiting.popleft()
+        with suppress(BrokenPipeError):
+            connection.send(self.tasks[number])
+        self.running[connection] = _Worker(process, number)
 
-def _died(process: Any) -> DatasetError:
-    process.join()
+    def _replace(self, connection: Connection, worker: _Worker) -> Iterator[Made]:
+        """Take a dead process's task back and start another process."""
+        del self.running[connection]
+        connection.close()
+        worker.process.join()
+        self._processes.remove(worker.process)
+        if worker.made:
+            yield Made(-worker.made)
+        self.deaths[worker.task] += 1
+        if self.deaths[worker.task] >= MOST_DEATHS:
+            raise died(self.tasks[worker.task], MOST_DEATHS, exit_name(worker.process.exitcode))
+        self.waiting.appendleft(worker.task)
+        self.start()
+
+
+def died(task: Any, times: int, how: str) -> DatasetError:
+    """The error for a task over which ``times`` processes died, the last with ``how``."""
     return DatasetError(
-        f"a worker process died (exit code {process.exitcode})",
-        "it to end its task",
-        "run again with --resume, and with fewer --workers if memory was short",
+        f"{task}: {times} worker processes died over it (the last: {how})",
+        "them to end it",
+        "memory may be short: run again with --resume and fewer workers or a smaller samples_per_shard",
     )
 
 
-def _send(connection: Connection, process: Any, task: Any) -> None:
-    try:
-        connection.send(task)
-    except BrokenPipeError:
-        raise _died(process) from None
-
-
-def _receive(connection: Connection, process: Any) -> Any:
-    try:
-        message = connection.recv()
-    except (EOFError, ConnectionResetError):
-        raise _died(process) from None
-    if isinstance(message, BaseException):
-        raise message
-    return message
+def exit_name(code: int | None) -> str:
+    """``exit code 3``, or the signal's name where one ended the process (``SIGKILL``: often for want of memory)."""
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 
 def _work(function: Callable[[Any, Report], Any], connection: Connection) -> None:
     """What a worker process does until its connection closes."""
     torch.set_num_threads(1)
-    try:
-        while True:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def say(message: Any) -> None:
+        try:
+            connection.send(message)
+        except BrokenPipeError:
+            os._exit(1)  # nobody listens any more
+
+    while True:
+        try:
             task = connection.recv()
-            connection.send(_guarded(function, task, lambda count: connection.send(Made(count))))
-    except (EOFError, BrokenPipeError):
-        return
+        except EOFError:
+            return
+        say(guarded(function, task, lambda count: say(Made(count))))
 
 
-def _guarded(function: Callable[[Any, Report], Any], task: Any, report: Report) -> Any:
+def _end_with_parent() -> None:
+    """End this process when its parent does, however that ends, so that nobody writes beside the next run."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def guarded(function: Callable[[Any, Report], Any], task: Any, report: Report) -> Any:
     """The task's result, or its error made fit to travel."""
     try:
         return function(task, report)
-    except (EOFError, BrokenPipeError):
-        raise
     except LWMError as error:
         return error
     except Exception as error:  # noqa: BLE001 - whatever a technology raises must reach the parent, with its place
@@ -144,7 +209,7 @@ def _run_here(function: Callable[[Any, Report], Any], tasks: Sequence[Any]) -> I
         for number, task in enumerate(tasks):
             made: list[int] = []
             with threadpool_limits(1):
-                result = _guarded(function, task, made.append)
+                result = guarded(function, task, made.append)
             if isinstance(result, BaseException):
                 raise result
             yield Made(sum(made))

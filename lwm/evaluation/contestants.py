@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lwm.console import progress
 from lwm.data.dataset import SpectrogramDataset
+from lwm.data.trivial import trivial_features
 from lwm.errors import DatasetError
 from lwm.evaluation.episodes import Episode, Samples, content_key, join_labels
 from lwm.evaluation.features import frozen_features, random_twin
@@ -19,7 +20,6 @@ from lwm.evaluation.metrics import Codes, scores
 from lwm.evaluation.networks import Labelled, class_scores, fine_tune, train_scratch
 from lwm.evaluation.probe import Features, Probe, fit_probe
 from lwm.evaluation.task import FewShotTask
-from lwm.evaluation.trivial import trivial_features
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe
 

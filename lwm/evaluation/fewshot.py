@@ -67,7 +67,7 @@ def fewshot(
     folder = Path(out)
     require_empty(folder, resume=resume, overwrite=overwrite)
     encoder: Any = require_encoder(from_pretrained(model), model)
-    dataset = SpectrogramDataset(data, split=task.split, where=task.where or None)
+    dataset = SpectrogramDataset(data, split=task.split, where=task.where)
     encoder.recipe.require_same(dataset.recipe, f"model {model}", f"data set {data}")
     chosen, samples = selected_samples(dataset, task)
     draw = EpisodeDraw(samples, task, seed)

@@ -39,8 +39,8 @@ def routing_report(model: str, data: str) -> dict[str, Any]:
     """
     moe = from_pretrained(model).eval()
     names = list(moe.expert_names)
-    test = SpectrogramDataset(data, "test", {"technology": names})
-    train = SpectrogramDataset(data, "train", {"technology": names})
+    test = SpectrogramDataset(data, "test", f"technology in {names}")
+    train = SpectrogramDataset(data, "train", f"technology in {names}")
     chosen = route_dataset(moe, test).argmax(1).numpy()
     position = np.array([names.index(name) if name in names else -1 for name in test.label_names["technology"]])
     truth = position[test.labels["technology"]]

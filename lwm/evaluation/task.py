@@ -1,14 +1,12 @@
 """A few-shot task: which labels make a class, which samples count, how episodes are drawn and trained on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lwm.errors import ConfigError
-from lwm.shipped import config_path
+from lwm.settings import load_plain, read_settings, to_plain
 
 MODELS = ("frozen", "finetuned", "random", "cnn", "resnet18", "trivial")
 """What a task can compare, in the order of its table; see :mod:`lwm.evaluation.contestants`."""
@@ -71,7 +69,7 @@ class FewShotTask:
     Args:
         name: name in titles and results.
         labels: label columns; a class is one combination of their values.
-        where: label column to the values that count; all samples by default.
+        where: selection of samples (:mod:`lwm.data.expression`), for example ``technology == "lte"``; None for all.
         split: which split of the data set episodes are drawn from: one that pretraining never saw.
         k: training samples a class.
         episodes: draws of the training and validation part.
@@ -85,7 +83,7 @@ class FewShotTask:
 
     name: str
     labels: tuple[str, ...]
-    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    where: str | None = None
     split: str = "test"
     k: tuple[int, ...] = (5, 20)
     episodes: int = 3
@@ -105,6 +103,7 @@ class FewShotTask:
             )
         if not (0 < self.test_channels < 1 and self.validation_share > 0):
             raise ConfigError(f"task {self.name!r}", "test_channels between 0 and 1 and validation_share above 0")
+        object.__setattr__(self, "k", tuple(sorted(set(self.k))))
         unknown = sorted(set(self.models) - set(MODELS))
         if unknown or not self.models:
             raise ConfigError(f"task {self.name!r} compares {unknown or 'nothing'}", f"some of {list(MODELS)}")
@@ -125,58 +124,19 @@ def load_task(path: str | Path) -> FewShotTask:
         ConfigError: no such file, no YAML mapping, an unknown key (the message lists those that exist), a missing
             one or a value of the wrong type.
     """
-    file = config_path(path)
-    try:
-        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} is not YAML ({error})", "a mapping of the task's keys") from error
-    return task_from_dict(plain, str(file))
+    return task_from_dict(load_plain(str(path), FewShotTask), str(path))
 
 
 def task_from_dict(plain: Any, source: str) -> FewShotTask:
-    """Task from YAML's plain values; ``source`` names where they came from in messages."""
-    values = _known(plain, FewShotTask, source)
-    missing = [f.name for f in fields(FewShotTask) if f.name in ("name", "labels") and f.name not in values]
-    if missing:
-        raise ConfigError(f"{source} lacks {missing}", "name and labels")
-    where = values.get("where") or {}
-    if not isinstance(where, dict):
-        raise ConfigError(f"{source}: where is {where!r}", "label columns with lists of values")
-    values["where"] = {str(key): tuple(map(str, _sequence(value))) for key, value in where.items()}
-    for key in ("labels", "models"):
-        if key in values:
-            values[key] = tuple(map(str, _sequence(values[key])))
-    try:
-        if "k" in values:
-            values["k"] = tuple(sorted({int(k) for k in _sequence(values["k"])}))
-        values["training"] = _training(values.get("training") or {}, source)
-        return FewShotTask(**values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}", "numbers where numbers are asked for") from error
+    """Task from YAML's plain values; ``source`` names where they came from in messages.
 
-
-def _training(plain: Any, source: str) -> dict[str, Budget]:
-    """BUDGETS with a task's changes."""
-    if not isinstance(plain, dict) or set(plain) - set(BUDGETS):
-        raise ConfigError(f"{source}: training of {plain!r}", f"a mapping with keys among {list(BUDGETS)}")
-    budgets = dict(BUDGETS)
-    for network, changes in plain.items():
-        given = _known(changes, Budget, f"{source}: training.{network}")
-        if "rates" in given:
-            given["rates"] = tuple(float(rate) for rate in _sequence(given["rates"]))
-        budgets[network] = replace(budgets[network], **given)
-    return budgets
-
-
-def _known(plain: Any, kind: type, source: str) -> dict[str, Any]:
-    known = [f.name for f in fields(kind)]
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{source} holds {type(plain).__name__}", f"a mapping with keys among {known}")
-    unknown = sorted(str(key) for key in plain if key not in known)
-    if unknown:
-        raise ConfigError(f"{source}: no key {', '.join(map(repr, unknown))}", f"one of {known}")
-    return dict(plain)
-
-
-def _sequence(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    What a task says of a network's training changes that network's :data:`BUDGETS`.
+    """
+    if isinstance(plain, dict) and isinstance(plain.get("training"), dict):
+        merged = {network: to_plain(budget) for network, budget in BUDGETS.items()}
+        for network, changes in plain["training"].items():
+            if network not in merged:
+                raise ConfigError(f"{source}: training of {network!r}", f"keys among {list(BUDGETS)}")
+            merged[network] = merged[network] | changes if isinstance(changes, dict) else changes
+        plain = plain | {"training": merged}
+    return read_settings(FewShotTask, plain, source)

@@ -1,54 +1,18 @@
-"""What can be told from a picture without looking at it closely: the yardstick that a model has to beat."""
+"""The yardstick that a model has to beat: logistic regression on what a picture tells without a closer look."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from lwm.data.trivial import trivial_features
 from lwm.errors import DatasetError
 from lwm.evaluation.metrics import Codes
 from lwm.evaluation.probe import Features, fit_probe
 from lwm.seeding import rng_for
-from lwm.signal.recipe import Recipe
 
 if TYPE_CHECKING:
     from lwm.data.dataset import SpectrogramDataset
-
-BINS = 10
-"""Bins of the level histogram, spread over the recipe's floor to ceiling."""
-OCCUPIED = 0.99
-"""Share of the power inside the occupied bandwidth (ITU-R SM.328: half a percent is left out on either side)."""
-
-
-def trivial_features(pictures: Tensor, valid: Tensor, recipe: Recipe) -> Features:
-    """Level, occupied bandwidth and histogram of each picture, over its valid columns.
-
-    Args:
-        pictures: dB ``[B, C, F, T]``; the channels of a colour map are averaged and only the histogram means anything.
-        valid: bool ``[B, T]``.
-        recipe: what made the pictures.
-
-    Returns:
-        float32 ``[B, 2 + BINS]``: level (mean power in dB), occupied bandwidth (share of the sampled band), share of
-        cells in each histogram bin.
-    """
-    low, high = (recipe.floor_db, recipe.ceiling_db) if recipe.channels == "grey" else (0.0, 255.0)
-    grey = pictures.float().mean(1)
-    if recipe.axes == "time-frequency":
-        grey = grey.transpose(1, 2)
-    inside = valid[:, None, :].expand_as(grey)
-    cells = inside.sum((1, 2)).clamp(min=1)
-    power = torch.pow(10.0, grey / 10) * inside
-    level = 10 * torch.log10(power.sum((1, 2)) / cells + 1e-12)
-    row = power.sum(2) / power.sum((1, 2), keepdim=True)[:, 0].clamp(min=1e-30)
-    below = row.cumsum(1)
-    edge = (1 - OCCUPIED) / 2
-    occupied = ((below > edge) & (below - row < 1 - edge)).float().mean(1)
-    place = ((grey - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
-    counts = torch.zeros(len(grey), BINS).scatter_add_(1, place.flatten(1), inside.flatten(1).float())
-    return torch.cat([level[:, None], occupied[:, None], counts / cells[:, None]], dim=1).numpy()
 
 
 def trivial_accuracy(

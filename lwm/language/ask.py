@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lwm.console import say
-from lwm.data.ingest import window_starts
+from lwm.data.windows import window_starts
 from lwm.errors import CaptureError, ModelError
 from lwm.hub import from_pretrained
 from lwm.language.captions import context_of

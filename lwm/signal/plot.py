@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lwm.errors import ConfigError
 from lwm.signal.capture import Capture, Emission
+from lwm.signal.csi_recipe import CsiRecipe
 from lwm.signal.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LABEL_SHARE = 0.12
 
 def spectrogram_figure(
     source: Capture | Tensor | npt.NDArray[Any],
-    recipe: Recipe,
+    recipe: Recipe | CsiRecipe,
     emissions: Sequence[Emission] | None = None,
     sample_rate: float | None = None,
     valid: Tensor | npt.NDArray[np.bool_] | None = None,
@@ -55,6 +56,8 @@ def spectrogram_figure(
     """
     from matplotlib.figure import Figure
 
+    if isinstance(recipe, CsiRecipe):
+        return _csi_figure(np.asarray(source), recipe, valid, title, size)
     if isinstance(source, Capture):
         made = recipe.of_capture(source, start)
         picture, valid, sample_rate = made.db[0].numpy(), made.valid[0].numpy(), source.sample_rate
@@ -72,6 +75,32 @@ def spectrogram_figure(
         _hatch(axes, np.asarray(valid, dtype=bool), recipe)
     _draw_boxes(axes, emissions or (), recipe, rate)
     axes.set(xlabel="time (ms)", ylabel="frequency from centre (MHz)", title=title)
+    return figure
+
+
+def _csi_figure(
+    picture: npt.NDArray[Any], recipe: CsiRecipe, valid: Any, title: str, size: tuple[float, float]
+) -> "Figure":
+    """Antennas of a picture of CSI below each other, time to the right, subcarriers up."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    low = float(np.percentile(picture, 2))
+    for number, antenna in enumerate(picture):
+        axes = figure.add_subplot(len(picture), 1, number + 1)
+        image = axes.imshow(
+            antenna,
+            origin="lower",
+            aspect="auto",
+            extent=(0.0, recipe.duration * 1e3, 0.0, 1.0),
+            interpolation="nearest",
+            vmin=low,
+            vmax=max(float(picture.max()), low + 1),
+        )
+        if valid is not None:
+            _hatch(axes, np.asarray(valid, dtype=bool), recipe)
+        axes.set(xlabel="time (ms)", ylabel=f"antenna {number}: share of the used band", title="" if number else title)
+        figure.colorbar(image, ax=axes, label=f"dB relative to the {recipe.power_reference}")
     return figure
 
 
@@ -112,7 +141,7 @@ def _draw_picture(figure: "Figure", axes: "Axes", picture: npt.NDArray[Any], rec
     figure.colorbar(image, ax=axes, label=f"dB relative to the {reference}", pad=0.01)
 
 
-def _hatch(axes: "Axes", valid: npt.NDArray[np.bool_], recipe: Recipe) -> None:
+def _hatch(axes: "Axes", valid: npt.NDArray[np.bool_], recipe: Recipe | CsiRecipe) -> None:
     """Hatch the columns after the last valid one."""
     if valid.all():
         return

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,21 @@ SUFFIXES: dict[str, str] = {
     ".cfile": "cf32_le",
 }
 """File name endings that say the sample format; any other needs ``datatype``."""
+
+
+class Opened(NamedTuple):
+    """What a reader of one file format found, before it is held against what the user stated.
+
+    ``samples``: complex samples. ``load``: function of first sample and count, complex64 ``[count]``.
+    ``kind``: sample format, for the facts. ``sample_rate``, ``center_frequency``: Hz, None where the file does not say.
+    """
+
+    samples: int
+    load: Callable[[int, int], Complex]
+    kind: str
+    sample_rate: float | None = None
+    center_frequency: float | None = None
+
 
 SIGMF_ARCHIVES = (".sigmf", ".sigmf.gz", ".sigmf.xz", ".sigmf.zip")
 SIGMF_SUFFIXES = (".sigmf-meta", ".sigmf-data", *SIGMF_ARCHIVES)
@@ -157,6 +172,27 @@ def checked_rate(path: Path, sample_rate: float | None) -> float:
         said = "no sample rate" if sample_rate is None else f"sample rate {sample_rate}"
         raise CaptureError(f"{path}: {said}", "a positive number of Hz", "state it (--sample_rate)")
     return float(sample_rate)
+
+
+def agreed(path: Path, what: str, stated: Any, given: float | None) -> float | None:
+    """The file's own value in Hz, or the one given where it has none; CaptureError when the two differ."""
+    if stated is None:
+        return given
+    if isinstance(stated, bool) or not isinstance(stated, int | float):
+        raise CaptureError(f"{path}: {what} {stated!r}", "a number of Hz")
+    if given is not None and not math.isclose(given, stated, rel_tol=1e-9):
+        raise CaptureError(f"{path}: {what} {given:g} Hz was given", f"{stated:g} Hz, which the file states itself")
+    return float(stated)
+
+
+def require_file(path: Path, expected: str = "a recording", remedy: str = "check the name") -> None:
+    """Raise CaptureError where ``path`` is a folder, missing or empty."""
+    if path.is_dir():
+        raise CaptureError(f"{path} is a folder", "one recording", "name a file in it")
+    if not path.is_file():
+        raise CaptureError(f"no file {path}", expected, remedy)
+    if path.stat().st_size == 0:
+        raise CaptureError(f"{path} is empty", expected, "record or copy it again")
 
 
 def whole_samples(path: Path, size: int, sample: int, kind: str) -> int:

@@ -1,12 +1,14 @@
 """SigMF in and out. An emission is an annotation; what SigMF has no key for stands under ``lwm:``."""
 
 import json
+import lzma
 import math
 import tarfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sigmf
@@ -24,8 +26,11 @@ from lwm.signal.recording import (
     SIGMF_ARCHIVES,
     Complex,
     Recording,
+    agreed,
     checked_rate,
     datatype_named,
+    decode,
+    require_file,
     whole_samples,
 )
 
@@ -33,41 +38,98 @@ EXTENSION = {"name": "lwm", "version": "0.1.0", "optional": True}
 """How a file that we write declares the keys ``lwm:facts``, ``lwm:link``, ``lwm:modulation``, ``lwm:snr_db`` and
 ``lwm:attributes``."""
 
+_BROKEN_ARCHIVE = (SigMFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
 _FACTS = ("description", "author", "license", "hw", "recorder", "data_doi", "meta_doi", "sha512")
+
+
+class _Segment(NamedTuple):
+    """A capture segment: samples ``[first, first + samples)``, behind ``skipped`` bytes of headers."""
+
+    first: int
+    samples: int
+    skipped: int
+    stated: dict[str, Any]
 
 
 def open_sigmf(
     path: Path, sample_rate: float | None = None, center_frequency: float | None = None, verify: bool = False
-) -> Recording:
-    """Open a SigMF recording; arguments and errors are those of :func:`lwm.signal.io.open_recording`.
+) -> list[Recording]:
+    """Open the capture segments of a SigMF recording, in the order of their samples.
 
-    An annotation's ``core:label`` is the emission's technology; one without a sample count lasts to the end, one
-    without frequency edges fills the band. A ``core:comment`` that is a JSON object becomes attributes.
+    Each segment has its own centre frequency and time. An annotation is part of every segment that it overlaps; its
+    ``core:label`` is the emission's technology; one without a sample count lasts to the end, one without frequency
+    edges fills the band. A ``core:comment`` that is a JSON object becomes attributes.
+    Arguments and errors are those of :func:`lwm.signal.io.open_recording`.
     """
     with warnings.catch_warnings():
         # The library warns of what is checked, and refused, below.
         warnings.simplefilter("ignore")
         source = _from_archive(path) if path.name.lower().endswith(SIGMF_ARCHIVES) else _from_pair(path)
     kind = _require_complex(path, source)
+    _require_whole_numbers(path, source)
     samples = _count(path, source, kind)
     if verify:
         _verify(path, source)
-    first = (source.get_captures() or [{}])[0]
-    rate = _agreed(path, "sample rate", source.get_global_field("core:sample_rate"), sample_rate)
-    center = _agreed(path, "center frequency", first.get("core:frequency"), center_frequency)
-    rate = checked_rate(path, rate)
+    rate = checked_rate(path, agreed(path, "sample rate", source.get_global_field("core:sample_rate"), sample_rate))
+    segments = _segments(path, source, samples)
+    return [
+        _open_segment(path, source, kind, segment, (number, len(segments), samples), rate, center_frequency)
+        for number, segment in enumerate(segments)
+    ]
+
+
+def _segments(path: Path, source: SigMFFile, samples: int) -> list[_Segment]:
+    """Capture segments that hold a sample; samples before the first belong to it."""
+    offset = source.get_global_field("core:offset", 0)
+    stated = sorted(source.get_captures() or [{}], key=lambda capture: capture.get("core:sample_start", 0))
+    starts = [0, *(capture.get("core:sample_start", 0) - offset for capture in stated[1:]), samples]
+    skipped, segments = 0, []
+    for number, capture in enumerate(stated):
+        skipped += capture.get("core:header_bytes", 0)
+        first, count = starts[number], starts[number + 1] - starts[number]
+        if first < 0:
+            raise CaptureError(f"{path}: a capture starts at sample {first}", "samples from 0 on")
+        if count:
+            segments.append(_Segment(first, count, skipped, capture))
+    if skipped and (source.data_file is None or source.data_size_bytes is not None):
+        raise CaptureError(f"{path}: an archive whose segments have headers", "a pair of files", "unpack it")
+    return segments
+
+
+def _open_segment(
+    path: Path,
+    source: SigMFFile,
+    kind: str,
+    segment: _Segment,
+    place: tuple[int, int, int],
+    rate: float,
+    center_frequency: float | None,
+) -> Recording:
+    """The recording of one segment; ``place``: its number, how many there are, samples of all."""
+    number, total, samples = place
+    center = agreed(path, "center frequency", segment.stated.get("core:frequency"), center_frequency)
     facts = source.get_global_field("lwm:facts")
     if facts is None:
         stated = {name: source.get_global_field(f"core:{name}") for name in _FACTS}
-        stated["datetime"] = first.get("core:datetime")
+        stated["datetime"] = segment.stated.get("core:datetime")
         facts = {"source": path.name, "datatype": kind} | {k: v for k, v in stated.items() if v is not None}
-    offset = source.get_global_field("core:offset", 0)
-    emissions = [_emission(path, note, offset, samples, rate, center) for note in source.get_annotations()]
+    if total > 1:
+        facts = facts | {"segment": number, "segment_start_s": segment.first / rate}
+    offset = source.get_global_field("core:offset", 0) + segment.first
+    end = samples - segment.first
+    notes = (_emission(path, note, offset, end, rate, center) for note in source.get_annotations())
+    inside = (note.clipped(segment.samples / rate, math.inf) if total > 1 else note for note in notes)
+    component = np.dtype(DATATYPES[kind])
 
     def load(first: int, count: int) -> Complex:
-        return np.ascontiguousarray(source.read_samples(first, count), dtype=np.complex64)
+        if segment.skipped:
+            begin = segment.skipped + (segment.first + first) * 2 * component.itemsize
+            parts = np.fromfile(source.data_file, component, 2 * count, offset=begin)
+            return decode(parts.reshape(-1, 2))
+        return np.ascontiguousarray(source.read_samples(segment.first + first, count), dtype=np.complex64)
 
-    return Recording(path, samples, rate, center, load, emissions, facts)
+    return Recording(path, segment.samples, rate, center, load, [e for e in inside if e], facts)
 
 
 def write_sigmf(capture: Capture, path: str | Path, datatype: str = "cf32_le", overwrite: bool = False) -> Path:
@@ -107,43 +169,40 @@ def write_sigmf(capture: Capture, path: str | Path, datatype: str = "cf32_le", o
 
 
 def _from_archive(path: Path) -> SigMFFile:
-    _require_file(path)
+    require_file(path)
     try:
         return SigMFArchiveReader(path, skip_checksum=True).sigmffile
-    except (SigMFError, tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+    except (*_BROKEN_ARCHIVE, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise CaptureError(f"{path} is no readable SigMF archive ({error})", "a whole .sigmf file") from None
 
 
 def _from_pair(path: Path) -> SigMFFile:
     names = get_sigmf_filenames(path)
     meta = names["meta_fn"]
-    _require_file(meta, f"SigMF metadata beside {path}", "write it, or state --datatype and --sample_rate")
+    require_file(meta, f"SigMF metadata beside {path}", "write it, or state --datatype and --sample_rate")
     try:
         metadata = json.loads(meta.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CaptureError(f"{meta} is not JSON ({error})", "SigMF metadata") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("global"), dict):
         raise CaptureError(f"{meta} has no 'global' object", "SigMF metadata")
-    if any(not isinstance(metadata.setdefault(part, []), list) for part in ("captures", "annotations")):
-        raise CaptureError(f"{meta}: 'captures' or 'annotations' is no list", "SigMF metadata")
+    lists = [metadata.setdefault(part, []) for part in ("captures", "annotations")]
+    if any(not isinstance(part, list) or not all(isinstance(entry, dict) for entry in part) for part in lists):
+        raise CaptureError(f"{meta}: 'captures' or 'annotations' is no list of objects", "SigMF metadata")
     if metadata["global"].get("core:datatype") is None:
         raise CaptureError(f"{meta} has no core:datatype", f"one of {', '.join(DATATYPES)}")
-    datatype_named(str(metadata["global"]["core:datatype"]))
+    try:
+        datatype_named(str(metadata["global"]["core:datatype"]))
+    except CaptureError as error:
+        raise CaptureError(f"{meta}: {error}") from None
     try:
         data = get_dataset_filename_from_metadata(meta, metadata)
         if data is None:
             raise CaptureError(f"no data file {names['data_fn']}", f"the samples that {meta} describes")
-        _require_file(data)
+        require_file(data)
         return SigMFFile(metadata=metadata, data_file=data, skip_checksum=True)
-    except (SigMFError, KeyError, TypeError, ValueError) as error:
+    except (SigMFError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CaptureError(f"{meta} cannot be used ({error})", "valid SigMF metadata") from None
-
-
-def _require_file(path: Path, expected: str = "a recording", remedy: str = "check the name") -> None:
-    if not path.is_file():
-        raise CaptureError(f"no file {path}", expected, remedy)
-    if path.stat().st_size == 0:
-        raise CaptureError(f"{path} is empty", expected, "record or copy it again")
 
 
 def _require_complex(path: Path, source: SigMFFile) -> str:
@@ -151,6 +210,18 @@ def _require_complex(path: Path, source: SigMFFile) -> str:
     if source.num_channels != 1:
         raise CaptureError(f"{path} interleaves {source.num_channels} channels", "one", "split the channels")
     return kind
+
+
+def _require_whole_numbers(path: Path, source: SigMFFile) -> None:
+    """CaptureError where a count of bytes or samples is none, or the facts are no object."""
+    stated = {key: source.get_global_field(key, 0) for key in ("core:offset", "core:trailing_bytes")}
+    for number, capture in enumerate(source.get_captures()):
+        stated[f"core:header_bytes of capture {number}"] = capture.get("core:header_bytes", 0)
+    for key, value in stated.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise CaptureError(f"{path}: {key} {value!r}", "a whole number, 0 or more", "mend the metadata")
+    if not isinstance(source.get_global_field("lwm:facts", {}), dict):
+        raise CaptureError(f"{path}: lwm:facts that are no object", "a JSON object", "mend the metadata")
 
 
 def _count(path: Path, source: SigMFFile, kind: str) -> int:
@@ -186,17 +257,6 @@ def _verify(path: Path, source: SigMFFile) -> None:
         raise CaptureError(
             f"{path}: data with SHA-512 {found[:12]}...", f"{stated}"[:12] + "... as the metadata say", "copy it again"
         )
-
-
-def _agreed(path: Path, what: str, stated: Any, given: float | None) -> float | None:
-    """The file's own value, or the one given where it has none; CaptureError when the two differ."""
-    if stated is None:
-        return given
-    if isinstance(stated, bool) or not isinstance(stated, int | float):
-        raise CaptureError(f"{path}: {what} {stated!r}", "a number of Hz")
-    if given is not None and not math.isclose(given, stated, rel_tol=1e-9):
-        raise CaptureError(f"{path}: {what} {given:g} Hz was given", f"{stated:g} Hz, which the file states itself")
-    return float(stated)
 
 
 def _emission(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lwm.channel import MOBILITY, add_noise, draw_speed
 from lwm.channel.noise import active_samples, occupied_band
@@ -23,10 +24,11 @@ def burst_signal(samples=100_000):
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 25.0])
 def test_capture_snr_is_met(snr_db):
     iq = burst_signal()
-    noisy, facts = add_noise(iq, snr_db, rng_for(1), "capture")
+    noisy, [facts] = add_noise(iq, snr_db, rng_for(1), "capture")
     noise = np.mean(np.abs(noisy - iq) ** 2)
     assert 10 * np.log10(np.mean(np.abs(iq) ** 2) / noise) == pytest.approx(snr_db, abs=0.1)
     assert facts["noise_power_measured"] == pytest.approx(noise, rel=1e-3)
+    assert facts["snr_achieved_db"] == pytest.approx(10 * np.log10(np.mean(np.abs(iq) ** 2) / noise), abs=1e-3)
     assert facts["signal_power"] == pytest.approx(4 * 0.3, rel=1e-5)
     assert noisy.dtype == np.complex64
 
@@ -34,7 +36,7 @@ def test_capture_snr_is_met(snr_db):
 @pytest.mark.parametrize("snr_db", [-10.0, 0.0, 25.0])
 def test_emission_snr_is_met_in_its_time_and_band(snr_db):
     iq = burst_signal()
-    noisy, facts = add_noise(iq, snr_db, rng_for(2), "emission", [BURST], RATE)
+    noisy, [facts] = add_noise(iq, snr_db, rng_for(2), "emission", [BURST], RATE)
     spectrum = np.abs(np.fft.fft(noisy - iq)) ** 2 / len(iq) ** 2
     frequency = np.fft.fftfreq(len(iq), 1 / RATE)
     inside = spectrum[(frequency >= -1e6) & (frequency < 1.5e6)].sum()
@@ -46,12 +48,34 @@ def test_emission_snr_is_met_in_its_time_and_band(snr_db):
 
 def test_noise_is_white_circular_and_from_the_generator_alone():
     iq = np.ones(200_000, dtype=np.complex64)
-    noisy, facts = add_noise(iq, 0.0, rng_for(3))
+    noisy, [facts] = add_noise(iq, 0.0, rng_for(3))
     noise = noisy - iq
     assert np.abs(np.mean(noise**2)) < 0.01
     assert np.abs(np.mean(noise[1:] * noise[:-1].conj())) < 0.01
     assert facts["noise_power_measured"] == pytest.approx(1.0, abs=0.01)
     np.testing.assert_array_equal(noisy, add_noise(iq, 0.0, rng_for(3))[0])
+
+
+def test_rows_of_a_batch_are_what_they_are_alone_on_numpy_and_torch():
+    rows = np.stack([burst_signal(), 3 * burst_signal()])
+    snrs = [0.0, 20.0]
+    noisy, facts = add_noise(rows, snrs, [rng_for(4, i) for i in range(2)], "emission", [BURST], RATE)
+    for index, (row, snr_db) in enumerate(zip(rows, snrs, strict=True)):
+        alone, [said] = add_noise(row, snr_db, rng_for(4, index), "emission", [BURST], RATE)
+        np.testing.assert_array_equal(noisy[index], alone)
+        assert said == facts[index]
+        assert said["snr_achieved_db"] == pytest.approx(snr_db, abs=0.1)
+    on_torch, said = add_noise(
+        torch.from_numpy(rows), snrs, [rng_for(4, i) for i in range(2)], "emission", [BURST], RATE
+    )
+    np.testing.assert_allclose(on_torch.numpy(), noisy, rtol=1e-6, atol=1e-6)
+    achieved = [fact["snr_achieved_db"] for fact in said]
+    assert achieved == pytest.approx([fact["snr_achieved_db"] for fact in facts], abs=1e-6)
+
+
+def test_one_snr_and_generator_a_row():
+    with pytest.raises(ConfigError, match="2 SNRs and 1 generators for 3 rows"):
+        add_noise(np.ones((3, 10), np.complex64), [0.0, 1.0], [rng_for(0)])
 
 
 def test_unions_of_boxes():

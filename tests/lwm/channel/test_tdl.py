@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lwm.channel import PROFILES, ChannelDraw, draw_channel
-from lwm.channel.tdl import SINUSOIDS
+from lwm.channel import PROFILES, TDLDraw, draw_tdl
+from lwm.channel.draw import SINUSOIDS
 from lwm.errors import ConfigError
 
 
@@ -34,46 +34,57 @@ def test_line_of_sight_has_the_k_factor_of_the_table(name, factor_db):
 
 
 def test_delays_scale_with_the_delay_spread():
-    draw = ChannelDraw("TDL-A", 100e-9, seed=1)
+    draw = TDLDraw("TDL-A", 100e-9, seed=1)
     assert draw.delays_s.max() == pytest.approx(965.86e-9)
     assert draw.delays_s[1] == pytest.approx(38.19e-9)
 
 
 def test_draw_survives_json_and_stands_for_the_same_angles():
-    draw = draw_channel(3, 17)
-    again = ChannelDraw.from_dict(json.loads(json.dumps(draw.to_dict())))
+    draw = draw_tdl(3, 17)
+    again = TDLDraw.from_dict(json.loads(json.dumps(draw.to_dict())))
     assert again == draw
     assert again.id == draw.id
-    for mine, theirs in zip(draw.sinusoids, again.sinusoids, strict=True):
+    for mine, theirs in zip(draw.rays, again.rays, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
 def test_draws_differ_by_index_and_by_seed():
-    draws = [draw_channel(seed, index) for seed in (0, 1) for index in range(50)]
+    draws = [draw_tdl(seed, index) for seed in (0, 1) for index in range(50)]
     assert len({draw.id for draw in draws}) == 100
     assert {draw.profile for draw in draws} == set(PROFILES)
     assert all(30e-9 <= draw.delay_spread_s <= 300e-9 for draw in draws)
 
 
 def test_each_sector_of_the_circle_holds_one_sinusoid():
-    cosines, amplitude, los = ChannelDraw("TDL-D", 1e-7, seed=5).sinusoids
-    assert cosines.shape == amplitude.shape == (13, SINUSOIDS)
+    cosines, amplitudes = TDLDraw("TDL-A", 1e-7, seed=5).rays
+    assert cosines.shape == amplitudes.shape == (23, SINUSOIDS)
     edges = np.cos(2 * np.pi / SINUSOIDS * np.arange(SINUSOIDS + 1))
     low, high = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
     assert ((cosines >= low - 1e-12) & (cosines <= high + 1e-12)).all()
-    assert abs(los) ** 2 == pytest.approx(PROFILES["TDL-D"].los_power)
+    np.testing.assert_allclose((np.abs(amplitudes) ** 2).sum(axis=1), PROFILES["TDL-A"].powers)
+
+
+def test_line_of_sight_is_one_more_ray_of_the_first_tap():
+    cosines, amplitudes = TDLDraw("TDL-D", 1e-7, seed=5).rays
+    assert cosines.shape == amplitudes.shape == (13, SINUSOIDS + 1)
+    assert cosines[0, -1] == 0.7
+    assert abs(amplitudes[0, -1]) ** 2 == pytest.approx(PROFILES["TDL-D"].los_power)
+    assert not amplitudes[1:, -1].any()
+    assert (np.abs(amplitudes) ** 2).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("spread", [-1e-9, 2e-5, float("nan"), float("inf")])
 def test_delay_spread_out_of_range_is_refused_with_the_range(spread):
     with pytest.raises(ConfigError, match=r"delay spread .* expected 0 to 1e-05 s"):
-        ChannelDraw("TDL-A", spread, seed=0)
+        TDLDraw("TDL-A", spread, seed=0)
 
 
 def test_unknown_profile_and_fields_are_refused():
     with pytest.raises(ConfigError, match="no channel profile 'EPA'; expected one of .*'TDL-A'"):
-        ChannelDraw("EPA", 1e-7, seed=0)
+        TDLDraw("EPA", 1e-7, seed=0)
     with pytest.raises(ConfigError, match="expected exactly"):
-        ChannelDraw.from_dict({"profile": "TDL-A", "spread": 1e-7})
+        TDLDraw.from_dict({"model": "tdl", "profile": "TDL-A", "spread": 1e-7})
+    with pytest.raises(ConfigError, match="of model 'site'; expected 'tdl'"):
+        TDLDraw.from_dict({"model": "site"})
     with pytest.raises(ConfigError, match="0 or more"):
-        ChannelDraw("TDL-A", 1e-7, seed=-1)
+        TDLDraw("TDL-A", 1e-7, seed=-1)

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 from lwm.data.check import check_dataset
+from lwm.data.finish import finish_dataset
+from lwm.data.generation import generate
 from lwm.data.inspection import describe_dataset
+from lwm.data.ledger import origins
 from lwm.data.manifest import Manifest
-from lwm.data.shard import write_dataset
+from lwm.data.shard import Sample, ShardReader, ShardWriter, write_dataset
+from lwm.data.storage import Storage
+from lwm.errors import DatasetError
 from lwm.output import file_sha256
 from lwm.signal.recipe import PRESETS
 
@@ -63,13 +68,18 @@ def _set(name: str, value: float) -> Callable[[h5py.File], None]:
         (lambda file: file["spectrogram"].write_direct(file["spectrogram"][:] / 2), "mean and standard deviation"),
         (_set("labels/snr", 99), "label snr has 3 codes"),
         (lambda file: file["record"].__setitem__(0, "{"), "records cannot be read"),
-        (lambda file: file["spectrogram"].__setitem__(0, file["spectrogram"][1]), "sample 1 is the same picture as"),
+        (_set("level_histogram", 7), "level histogram are not those of the pictures"),
+        (lambda file: file["record"].__setitem__(0, "[]"), "record 0 is no JSON object"),
+        (
+            lambda file: file["spectrogram"].__setitem__(0, file["spectrogram"][1]),
+            "[0], {name}[1] are the same picture",
+        ),
     ],
 )
 def test_wrong_content_is_found(folder: Path, change: Callable[[h5py.File], None], message: str) -> None:
     name = _change(folder, change)
     problems = check_dataset(folder)
-    assert any(message in problem and name in problem for problem in problems), problems
+    assert any(message.format(name=name) in problem and name in problem for problem in problems), problems
 
 
 def test_wrong_files_are_found(folder: Path) -> None:
@@ -78,10 +88,36 @@ def test_wrong_files_are_found(folder: Path) -> None:
     cut = folder / manifest.shards[1].name
     cut.write_bytes(cut.read_bytes()[:1000])
     (folder / "stray.h5").write_bytes(b"")
-    problems = "\n".join(check_dataset(folder))
-    assert f"{manifest.shards[0].name} is missing" in problems
-    assert f"{cut} is truncated at 1000 bytes" in problems
-    assert "stray.h5 is not in the manifest" in problems
+    (folder / ".x.h5.7.partial").write_bytes(b"")
+    (folder / ".gitattributes").write_text("*.h5 filter=lfs")
+    problems = check_dataset(folder)
+    assert len(problems) == 4
+    text = "\n".join(problems)
+    assert f"{manifest.shards[0].name} is missing" in text
+    assert f"{cut} is truncated at 1000 bytes" in text
+    assert "stray.h5 is not in the manifest; delete it or move it elsewhere" in text
+    assert ".x.h5.7.partial was left by an interrupted run; delete it" in text
+
+
+def test_index_that_is_not_of_the_data_set_is_found(folder: Path) -> None:
+    path = folder / "index.hdf5"
+    good = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["labels/snr"][0] = 3 - file["labels/snr"][0]
+    (problem,) = check_dataset(folder)
+    assert "index.hdf5 is not what shard" in problem
+    assert path.read_bytes() != good, "doctor mends nothing"
+    path.write_bytes(good[:500])
+    assert "index.hdf5 cannot be read" in check_dataset(folder)[0]
+    path.write_bytes(good)
+    manifest = Manifest.load(folder)
+    manifest.shards[:2] = manifest.shards[1::-1]
+    manifest.save(folder)
+    (problem,) = check_dataset(folder)
+    assert "index.hdf5 is stale" in problem
+    assert "delete it: opening the data set makes it again" in problem
+    path.unlink()
+    assert "index.hdf5 is missing" in check_dataset(folder)[0]
 
 
 def test_missing_manifest_and_incomplete_set_are_found(folder: Path, tmp_path: Path) -> None:
@@ -95,16 +131,118 @@ def test_missing_manifest_and_incomplete_set_are_found(folder: Path, tmp_path: P
     assert "holds no manifest.json" in problem
 
 
-def test_channels_and_waveforms_in_two_splits_are_found(tmp_path: Path, spectrograms: np.ndarray) -> None:
-    records = [
-        {"waveform": f"w{number}", "channel": {"profile": "TDL-A", "seed": 1, "index": index}}
-        for number, index in ((0, 5), (1, 6), (1, 7), (2, 5))
-    ]
+def _leaks(root: Path, pictures: np.ndarray, records: list[dict[str, Any]]) -> set[str]:
     splits = ["train", "train", "test", "test"]
-    write_dataset(tmp_path, spectrograms[:4], PRESETS["small"], {}, split=splits, records=records)
+    write_dataset(root, pictures[:4], PRESETS["small"], {}, split=splits, records=records)
+    problems = check_dataset(root)
+    assert all("is in the splits ['test', 'train']; make the data set again" in problem for problem in problems)
+    return {problem.split(" is in")[0] for problem in problems}
+
+
+def test_channels_and_waveforms_in_two_splits_are_found(tmp_path: Path, spectrograms: np.ndarray) -> None:
+    def record(waveform: str, index: int, split: str, doppler_hz: float) -> dict[str, Any]:
+        draw = {"model": "tdl", "profile": "TDL-A", "delay_spread_s": 1e-7, "seed": 1, "index": index}
+        return {"waveform": waveform, "channel": {"name": f"{split}/0", **draw, "doppler_hz": doppler_hz}}
+
+    records = [record("w0", 5, "train", 1), record("w1", 6, "train", 2)]
+    records += [record("w1", 7, "test", 3), record("w2", 5, "test", 4)]
+    channel = '{"delay_spread_s": 1e-07, "index": 5, "model": "tdl", "profile": "TDL-A", "seed": 1}'
+    assert _leaks(tmp_path, spectrograms, records) == {"waveform w1", f"channel {channel}"}
+
+
+def test_receivers_and_recordings_in_two_splits_are_found(tmp_path: Path, spectrograms: np.ndarray) -> None:
+    def record(receiver: int, index: int, source: str) -> dict[str, Any]:
+        channel = {"model": "site", "site": "munich", "receiver": receiver, "seed": 0, "index": index}
+        return {"channel": channel, "source": source}
+
+    records = [record(3, 0, "a.sigmf"), record(4, 1, "b.sigmf"), record(3, 2, "c.sigmf"), record(5, 3, "b.sigmf")]
+    site = '{"model": "site", "receiver": 3, "site": "munich"}'
+    assert _leaks(tmp_path, spectrograms, records) == {"recording b.sigmf", f"channel {site}"}
+
+
+def test_what_is_generated_names_its_channels(write_plan: Callable[..., str], tmp_path: Path) -> None:
+    root = generate(write_plan(), str(tmp_path / "out"), workers=0)
+    assert check_dataset(root) == []
+    named: dict[str, set[str]] = {}
+    for entry in Manifest.load(root).shards:
+        for text in ShardReader(root / entry.name, entry).records():
+            record = json.loads(text)
+            named.setdefault(record["channel"]["name"], set()).add(origins(record)["channel"])
+    assert len(named) > 2
+    assert all(len(draws) == 1 for draws in named.values()), "one channel at two speeds is one channel"
+    assert len(set.union(*named.values())) == len(named)
+
+
+def test_many_leaks_are_counted_not_listed(tmp_path: Path, spectrograms: np.ndarray) -> None:
+    records = [{"waveform": f"w{i % 10}"} for i in range(20)]
+    splits = ["train"] * 10 + ["test"] * 10
+    write_dataset(tmp_path, spectrograms, PRESETS["small"], {}, split=splits, records=records)
     problems = check_dataset(tmp_path)
-    assert {problem.split(" is in")[0] for problem in problems} == {"waveform w1", "channel TDL-A/1/5"}
-    assert all("the splits ['test', 'train']; make the data set again" in problem for problem in problems)
+    assert len(problems) == 6
+    assert problems[-1] == "5 more waveforms are in two splits; make the data set again"
+
+
+def test_classes_that_a_split_lacks_or_hardly_has_are_found(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(3).uniform(-30, 30, (260, 1, 8, 8)).astype(np.float32)
+    recipe = replace(PRESETS["small"], size=(8, 8))
+    kind = ["a"] * 97 + ["b"] * 3 + ["a", "b"] * 80
+    colour = ["red", "green"] * 50 + ["red"] * 160
+    only = ["x"] * 100 + ["y"] * 160
+    labels = {"kind": kind, "colour": colour, "site": only}
+    write_dataset(tmp_path, pictures, recipe, labels, split=["train"] * 100 + ["test"] * 160)
+    problems = check_dataset(tmp_path)
+    assert len(problems) == 2
+    assert "label colour has no 'green' in test, where 31 are expected; add samples" in problems[0]
+    assert "label kind has 'b' in 3.00% of train only, under 5.00%; add samples" in problems[1]
+
+
+def test_a_class_that_few_waveforms_lack_is_an_accident(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(3).uniform(-30, 30, (80, 1, 8, 8)).astype(np.float32)
+    recipe = replace(PRESETS["small"], size=(8, 8))
+    labels = {"kind": ["a", "b"] * 20 + ["a"] * 40}
+    records = [{"waveform": f"w{i // 10}"} for i in range(80)]
+    write_dataset(tmp_path, pictures, recipe, labels, split=["train"] * 40 + ["test"] * 40, records=records)
+    assert check_dataset(tmp_path) == []
+    write_dataset(tmp_path, pictures, recipe, labels, split=["train"] * 40 + ["test"] * 40)
+    assert "has no 'b' in test, where 10 are expected" in check_dataset(tmp_path)[0]
+
+
+def test_wrong_counts_in_the_manifest_are_found(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    manifest.counts["train"]["technology"]["lte"] += 1
+    manifest.save(folder)
+    (problem,) = check_dataset(folder)
+    assert "label technology is counted {'lte': 8, 'nr': 7} in train, found {'lte': 7, 'nr': 7}" in problem
+
+
+@pytest.mark.parametrize("storage", [Storage("uint8"), Storage(compression="zstd"), Storage("uint8", "blosc", chunk=3)])
+def test_every_storage_is_checked(storage: Storage, tmp_path: Path, spectrograms: np.ndarray) -> None:
+    write_dataset(tmp_path, spectrograms, PRESETS["small"], {"kind": ["a", "b"] * 10}, storage=storage)
+    assert check_dataset(tmp_path) == []
+    name = _change(tmp_path, lambda file: file["spectrogram"].__setitem__(4, file["spectrogram"][9]))
+    assert any(f"{name}[4], {name}[9] are the same picture" in problem for problem in check_dataset(tmp_path))
+
+
+def test_boxes_and_iq_are_checked(tmp_path: Path, spectrograms: np.ndarray) -> None:
+    path = tmp_path / "x-all-00000.h5"
+    writer = ShardWriter(path, 2, PRESETS["small"], "all", "x", None, "MIT", Storage(iq=True))
+    for picture in spectrograms[:2]:
+        boxes = np.array([[0.0, 1e-3, -1e5, 1e5]])
+        writer.add(Sample(picture, np.ones(64, bool), boxes=boxes, iq=np.ones(9, np.complex64)))
+    manifest = Manifest(PRESETS["small"].to_dict(), {}, None, "MIT", shards=[writer.save()])
+    finish_dataset(tmp_path, manifest, card=False)
+    assert check_dataset(tmp_path) == []
+
+    def spoil(file: h5py.File) -> None:
+        file["boxes"][1] = [0.0, -1.0, 0.0, 1.0]
+        file["iq"][1, 0, 0] = np.nan
+        file["box_offset"][2] = 3
+
+    _change(tmp_path, spoil)
+    text = "\n".join(check_dataset(tmp_path))
+    assert "1 boxes are not finite or end before they begin" in text
+    assert "box_offset does not share 2 boxes among 2 samples" in text
+    assert "iq holds NaN or infinity in 1 samples" in text
 
 
 def test_description_counts_everything(folder: Path) -> None:
@@ -113,6 +251,28 @@ def test_description_counts_everything(folder: Path) -> None:
     assert "label technology: lte 10, nr 10" in text
     assert "label snr: -5 5, 5 5, 10 5, 20 5" in text
     assert "value snr_db: -5 to 20, median 7.5" in text
+    assert "storage: float16, mapped" in text
+    levels = Manifest.load(folder).percentiles["test"]
+    assert f"percentiles of test: 1 % {levels['1']:.1f}, 5 % " in text
     mean, std = Manifest.load(folder).training_statistics()
     assert f"mean {mean:.3f}, standard deviation {std:.3f}" in text
     assert json.loads((folder / "manifest.json").read_text())["statistics"]["train"]["mean"] == mean
+
+
+def test_description_names_shortcuts_and_storage(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    manifest.storage = Storage("uint8", "zstd", iq=True).to_dict()
+    verdict = {"marked": True, "best": "guard band", "balanced": 0.875, "chance": 0.25}
+    manifest.audit = {"snr": verdict, "technology": verdict | {"marked": False}}
+    manifest.save(folder)
+    text = describe_dataset(folder)
+    assert "storage: uint8, zstd in chunks of 16, IQ as float16" in text
+    said = "shortcut: snr is told by trivial features, above all guard band (balanced accuracy 0.88, chance 0.25)"
+    assert [line for line in text.splitlines() if line.startswith("shortcut")] == [said]
+
+
+def test_description_wants_whole_shards(folder: Path) -> None:
+    path = folder / Manifest.load(folder).shards[-1].name
+    path.unlink()
+    with pytest.raises(DatasetError, match=f"{path.name} is missing"):
+        describe_dataset(folder)

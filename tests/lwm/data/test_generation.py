@@ -14,9 +14,11 @@ import pytest
 
 from lwm.data.check import check_dataset
 from lwm.data.dataset import SpectrogramDataset
-from lwm.data.generation import generate, shard_tasks
+from lwm.data.estimate import estimate
+from lwm.data.generation import generate
 from lwm.data.manifest import Manifest
 from lwm.data.plan import load_plan
+from lwm.data.shard_task import shard_tasks
 from lwm.data.synthesis import Synthesizer
 from lwm.errors import ConfigError, DatasetError, LWMError, OutputError
 from lwm.technology import technology
@@ -59,7 +61,7 @@ def test_a_sample_depends_on_seed_split_technology_and_index_alone(write_plan: C
 
 
 def test_what_a_sample_holds(made: tuple[str, Path]) -> None:
-    dataset = SpectrogramDataset(made[1], "train", {"technology": ["bursts"]})
+    dataset = SpectrogramDataset(made[1], "train", 'technology == "bursts"')
     assert dataset.has_clean
     assert dataset.label_names["mobility"] == ["static", "vehicular"]
     assert dataset.label_names["snr"] == ["0", "20"]
@@ -134,7 +136,7 @@ def test_rejected_draws_are_counted_and_drawn_again(write_plan: Callable[..., st
         rejected[entry.technology] += entry.rejected
     assert rejected["tone"] == 0
     assert rejected["bursts"] > 3
-    dataset = SpectrogramDataset(folder, where={"technology": ["bursts"]})
+    dataset = SpectrogramDataset(folder, where='technology == "bursts"')
     assert len(dataset) == 40
     assert dataset.values["activity"].max() <= 0.9
 
@@ -229,7 +231,7 @@ def test_overwrite_replaces_a_data_set_and_nothing_else(made: tuple[str, Path], 
     [
         ("BURSTS_FAIL", 0, r"shard bursts-train-00000.h5 .*failed with ValueError: no symbols left"),
         ("BURSTS_FAIL", 1, r"shard bursts-train-00000.h5 .*failed with ValueError: no symbols left"),
-        ("BURSTS_DIE", 1, r"worker process died \(exit code 3\).*--resume"),
+        ("BURSTS_DIE", 1, r"shard bursts-train-00000.h5 .*3 worker processes died over it \(the last: exit code 3\)"),
     ],
 )
 def test_a_failing_sample_or_worker_is_an_error(
@@ -281,3 +283,20 @@ def test_shards_hold_whole_waveforms(write_plan: Callable[..., str]) -> None:
 def test_impossible_options(write_plan: Callable[..., str], tmp_path: Path, options: dict) -> None:
     with pytest.raises(ConfigError, match="expected workers and seed of 0 or more"):
         generate(write_plan(), str(tmp_path / "out"), **options)
+
+
+def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(
+    write_plan: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, out = write_plan(), tmp_path / "out"
+    generate(plan, str(out), seed=3, workers=2, dry_run=True)
+    said = capsys.readouterr().out
+    assert not out.exists()
+    assert "24 samples in 6 shards of up to 4; nothing is written" in said
+    assert "4 classes in each: 2 SNR x 2 mobility" in said
+    assert "time on 2 workers: " in said
+    found = estimate(shard_tasks(out, load_plan(plan), 3), seconds=0.2)
+    made = generate(plan, str(out), seed=3, workers=0)
+    real = sum(entry.bytes for entry in Manifest.load(made).shards)
+    assert found.bytes == pytest.approx(real, rel=0.1)
+    assert found.seconds(1) == pytest.approx(2 * found.seconds(2), rel=1e-6)

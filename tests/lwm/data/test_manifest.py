@@ -52,7 +52,7 @@ def test_incomplete_data_set_says_how_to_go_on(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda plain: plain.update(format_version=99), "has format version 99; expected 1"),
+        (lambda plain: plain.update(format_version=99), "has format version 99; expected 2"),
         (lambda plain: plain.pop("seed"), "misses or misspells a field .*seed"),
         (lambda plain: plain["shards"][0].pop("sha256"), "misses or misspells a field .*sha256"),
     ],

@@ -25,12 +25,12 @@ def test_shipped_plans_are_read_and_survive_json() -> None:
         ({"view": {"rate": 1}}, r"no key view\.rate; expected keys among \['sample_rates'"),
         ({"channel": {"snr_db": [0]}}, r"key channel\.draws is missing"),
         ({"view": [1]}, "view is .*expected a mapping with keys"),
-        ({"samples": {"train": "many"}}, "samples is .*expected whole numbers"),
-        ({"samples": {"train": 2.5}}, "samples is .*expected whole numbers"),
+        ({"samples": {"train": "many"}}, "samples.train is .*expected a whole number"),
+        ({"samples": {"train": 2.5}}, "samples.train is .*expected a whole number"),
         ({"samples": {"dev": 2}}, "samples; expected counts for some of"),
         ({"samples": {"validation": 2}}, "channel.draws of .*validation"),
         ({"store_clean": "yes"}, "store_clean is 'yes'; expected true or false"),
-        ({"view": {"activity": [0.5]}}, "view.activity is .*expected two numbers"),
+        ({"view": {"activity": [0.5]}}, "view.activity is .*expected 2 numbers"),
         ({"view": {"activity": [0.5, 2]}}, "view.activity; expected two shares"),
         ({"view": {"shortest": 1e-6}}, r"view.shortest; expected at least .* \(a window\)"),
         ({"technologies": ["bursts", "morse"]}, "technologies; expected some of .*'bursts'"),
@@ -50,7 +50,7 @@ def test_numbers_may_be_written_as_yaml_1_1_does_not_know_them(write_plan: Calla
 
 
 def test_no_such_plan(tmp_path: object) -> None:
-    with pytest.raises(ConfigError, match=r"no config file 'nothing'.*'generate/demo', 'generate/tiny'"):
+    with pytest.raises(ConfigError, match=r"no config file 'nothing'.*'generate/demo', .*'generate/tiny'"):
         load_plan("nothing")
 
 

@@ -10,11 +10,12 @@ from sklearn.metrics import f1_score
 
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.shard import write_dataset
+from lwm.data.trivial import BINS, trivial_features
 from lwm.errors import DatasetError
 from lwm.evaluation import probe as probe_module
 from lwm.evaluation.metrics import macro_f1, scores
 from lwm.evaluation.probe import GRID, fit_probe
-from lwm.evaluation.trivial import BINS, trivial_accuracy, trivial_features
+from lwm.evaluation.trivial import trivial_accuracy
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe
 
@@ -68,9 +69,10 @@ def test_trivial_features_by_hand(small_recipe: Recipe) -> None:
     valid = torch.ones(1, 32, dtype=torch.bool)
     valid[0, 16:] = False
     picture[0, 0, :, 16:] = 35.0  # padding must not count
-    level, occupied, *histogram = trivial_features(picture, valid, small_recipe)[0]
+    level, occupied, guard, *histogram = trivial_features(picture, valid, small_recipe)[0]
     assert level == pytest.approx(10 * np.log10(100 * 8 / 32 + 1e-4 * 24 / 32), abs=1e-3)
     assert occupied == pytest.approx(8 / 32)
+    assert guard == pytest.approx(-40.0)
     assert len(histogram) == BINS
     assert histogram[0] == pytest.approx(24 / 32)
     assert histogram[7] == pytest.approx(8 / 32)
