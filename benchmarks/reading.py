@@ -5,7 +5,7 @@ One JSON object a line: samples a second, medians of interleaved runs; ratio > 1
 
 - ``numpy.fromfile``: the same shards one after the other, a fresh array for each (32 MiB, 1,024 samples as in
   ``configs/generate/sites.yaml``), which the system fills with fresh pages each time;
-- ``readinto one array``: the same, always into the same memory. Nobody keeps its data so: the bound of a copy;
+- ``readinto one hot array``: the same bytes, always into the same 8 MiB. Nobody keeps data so: the bound of a copy;
 - h5py, webdataset and litdata read shuffled batches of the same pictures.
 
 The last line is memory over one epoch: largest against that at its first batch, pages of files left out.
@@ -71,7 +71,8 @@ def read_reused(files: list[Path], array: np.ndarray) -> int:
     count = 0
     for path in files:
         with path.open("rb", buffering=0) as file:
-            count += file.readinto(array)
+            while part := file.readinto(array):
+                count += part
     return count // (2 * PIXELS)
 
 
@@ -189,12 +190,12 @@ def main() -> None:
         url = write_all(root)
         warm(root)
         loader, shards = ours(root / "lwm"), sorted((root / "lwm").glob("*.h5"))
-        array = np.empty(max(shard.stat().st_size for shard in shards), np.uint8)
+        array = np.empty(2 * PIXELS * BATCH, np.uint8)
         batches = rng_for(0, "batches").permutation(FEW).reshape(-1, BATCH)
         calls: dict[str, Callable[[], int]] = {
             "lwm": epoch_of(loader),
             "numpy.fromfile, the shards one after the other": lambda: read_fresh(shards),
-            "readinto one array, the shards one after the other": lambda: read_reused(shards, array),
+            "readinto one hot array of 8 MiB, the shards one after the other": lambda: read_reused(shards, array),
             f"h5py, one dataset a sample, {FEW} of them": lambda: read_hdf5(root / "each.h5", batches),
             "webdataset": lambda: read_webdataset(url),
             "litdata": litdata_epoch(root / "lit"),

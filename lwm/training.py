@@ -76,6 +76,8 @@ class TrainingCLI(LightningCLI):
                 dirpath=self.out / "checkpoints",
                 filename="last",
                 every_n_epochs=1,
+                # At the end of training too, whether or not that epoch was validated.
+                save_on_train_epoch_end=True,
                 save_on_exception=True,
                 enable_version_counter=False,
             )

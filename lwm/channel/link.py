@@ -1,5 +1,6 @@
 """From one clean waveform to many received ones: transmitter, channel, noise and receiver, batched."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,11 @@ import numpy.typing as npt
 import torch
 
 from lwm.channel.draw import ChannelDraw
-from lwm.channel.fading import apply_channel, doppler_hz
+from lwm.channel.fading import apply_channel, delay, doppler_hz
 from lwm.channel.impairments import Impairment, Stage, impair
-from lwm.channel.noise import Reference, add_noise
-from lwm.errors import ConfigError
+from lwm.channel.limits import require_between
+from lwm.channel.noise import MAX_SNR_DB, MIN_SNR_DB, Reference, add_noise, as_iq
+from lwm.errors import CaptureError, ConfigError
 from lwm.signal.capture import Emission
 
 
@@ -26,6 +28,10 @@ class Conditions:
         carrier_hz: with the speed it gives the Doppler.
         snr_db: None adds no noise.
         impairments: in any order; they act in the physical one.
+        timing_offset_s: by which everything arrives later (earlier where negative) than the channel's delays say.
+
+    Raises:
+        ConfigError: speed, carrier or SNR out of range or NaN.
     """
 
     channel: ChannelDraw | None
@@ -33,6 +39,12 @@ class Conditions:
     carrier_hz: float = 3.5e9
     snr_db: float | None = None
     impairments: tuple[Impairment, ...] = ()
+    timing_offset_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        doppler_hz(self.speed_kmh, self.carrier_hz)
+        if self.snr_db is not None:
+            require_between("SNR", self.snr_db, MIN_SNR_DB, MAX_SNR_DB, "dB")
 
     @property
     def doppler_hz(self) -> float:
@@ -48,7 +60,8 @@ class Received:
         iq: complex64 ``[B, S]`` at the receivers' outputs.
         faded: complex64 ``[B, S]`` behind transmitter and channel: what is received without noise, interference and
             the receiver's own faults.
-        facts: of each row: ``channel``, ``noise`` (see :func:`lwm.channel.noise.add_noise`), ``impairments``.
+        facts: of each row: ``channel`` (the draw's ``to_dict``), ``doppler_hz``, ``timing_offset_s``, ``noise`` (see
+            :func:`lwm.channel.noise.add_noise`), ``impairments``.
     """
 
     iq: Any
@@ -66,8 +79,8 @@ def receive(
 ) -> Received:
     """One clean waveform as many receivers get it, in one call.
 
-    The order is the physical one: impairments of the transmitter, the channel, impairments of the air (interference,
-    bursts), white noise, impairments of the receiver. The SNR is that behind transmitter and channel, over white noise
+    The order is the physical one: impairments of the transmitter, the channel and its timing, impairments of the air
+    (interference, bursts), white noise, impairments of the receiver. The SNR is that behind transmitter and channel, over white noise
     alone.
 
     Args:
@@ -80,20 +93,27 @@ def receive(
 
     Raises:
         ConfigError: a parameter out of its range, or another number of generators than conditions.
-        CaptureError: no signal power, or a channel longer than the capture.
+        CaptureError: not one complex waveform, a sample rate that is not positive, no signal power, or a channel longer
+            than the capture.
     """
     if len(rngs) != len(conditions) or not conditions:
         raise ConfigError(f"{len(rngs)} generators for {len(conditions)} conditions", "one each, at least one")
+    iq = as_iq(iq)
+    if iq.ndim != 1 or not (math.isfinite(sample_rate) and sample_rate > 0):
+        raise CaptureError(f"IQ of shape {tuple(iq.shape)} at {sample_rate} Hz", "one waveform [S] at a positive rate")
     sent, before = _impaired(iq, sample_rate, conditions, rngs, "transmitter")
-    faded = _faded(sent, sample_rate, conditions)
+    through, within = _impaired(_faded(sent, sample_rate, conditions), sample_rate, conditions, rngs, "channel")
+    faded = _timed(through, sample_rate, conditions)
     heard, between = _impaired(faded, sample_rate, conditions, rngs, "air")
     noisy, noise = _noisy(heard, faded, conditions, rngs, reference, emissions, sample_rate)
     out, after = _impaired(noisy, sample_rate, conditions, rngs, "receiver")
     facts = [
         {
-            "channel": None if here.channel is None else {**here.channel.to_dict(), "doppler_hz": here.doppler_hz},
+            "channel": None if here.channel is None else here.channel.to_dict(),
+            "doppler_hz": here.doppler_hz,
+            "timing_offset_s": here.timing_offset_s,
             "noise": noise[row],
-            "impairments": [*before[row], *between[row], *after[row]],
+            "impairments": [*before[row], *within[row], *between[row], *after[row]],
         }
         for row, here in enumerate(conditions)
     ]
@@ -120,6 +140,16 @@ def _faded(sent: Any, sample_rate: float, conditions: Sequence[Conditions]) -> A
     out = _copy(_rows(sent, len(conditions)))
     if through:
         out[through] = apply_channel(sent if sent.ndim == 1 else sent[through], sample_rate, draws, dopplers)
+    return out
+
+
+def _timed(faded: Any, sample_rate: float, conditions: Sequence[Conditions]) -> Any:
+    """``[B, S]`` with each row's timing offset."""
+    late = [row for row, here in enumerate(conditions) if here.timing_offset_s]
+    if not late:
+        return faded
+    out = _copy(faded)
+    out[late] = delay(faded[late], [conditions[row].timing_offset_s for row in late], sample_rate)
     return out
 
 

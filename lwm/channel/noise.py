@@ -14,7 +14,7 @@ from lwm.signal.capture import Emission
 
 MIN_SNR_DB = -60.0
 MAX_SNR_DB = 100.0
-"""SNR taken, in dB (ours): below the first nothing is left in float32, above the second no noise is."""
+"""SNR taken, in dB (ours): wider than any receiver's; float32 resolves both ends."""
 
 Reference = Literal["capture", "emission"]
 """Definitions of the SNR, see :func:`add_noise`."""
@@ -94,25 +94,41 @@ def add_noise(
 
     Returns:
         noisy complex64 of the shape and kind of ``iq``, and the facts of each row: ``snr_db`` asked for,
-        ``snr_achieved_db`` with this noise, ``snr_reference``, ``signal_power`` (of the definition), ``noise_power``
+        ``snr_achieved_db`` with the power of this noise over all the time and the whole band (inside a box of few
+        samples it may be another by chance), ``snr_reference``, ``signal_power`` (of the definition), ``noise_power``
         (variance of the noise over the whole band, in units of ``iq`` squared), ``noise_power_measured`` (mean power
         of this realisation), ``active_share`` of the time and ``occupied_share`` of the band.
 
     Raises:
         ConfigError: SNR out of range or NaN, unknown reference, another number of SNRs or generators than rows.
-        CaptureError: no signal power, no emissions or no sample rate where the definition needs them.
+        CaptureError: IQ that is not complex, no signal power, no emissions or no sample rate where the definition needs
+            them.
     """
+    iq = as_iq(iq)
     rows = iq if iq.ndim == 2 else iq[None]
-    snrs = [snr_db] * len(rows) if isinstance(snr_db, int | float) else list(snr_db)
+    snrs = [float(snr_db)] * len(rows) if np.ndim(snr_db) == 0 else [float(each) for each in np.asarray(snr_db)]
     rngs = [rng] if isinstance(rng, np.random.Generator) else list(rng)
     if len(snrs) != len(rows) or len(rngs) != len(rows):
         raise ConfigError(f"{len(snrs)} SNRs and {len(rngs)} generators for {len(rows)} rows", "one of each a row")
     extent = Extent(reference, rows.shape[1], emissions, sample_rate)
-    measured = rows if signal is None else signal.reshape(rows.shape)
+    measured = rows if signal is None else as_iq(signal).reshape(rows.shape)
     powers = [extent.power(row) for row in measured]
     out = torch.empty_like(rows) if isinstance(rows, torch.Tensor) else np.empty(rows.shape, np.complex64)
     facts = [_add(*parts, extent) for parts in zip(rows, out, powers, snrs, rngs, strict=True)]
     return out.reshape(iq.shape), facts
+
+
+def as_iq(iq: Any) -> Any:
+    """Complex ``[S]`` or ``[B, S]`` of any precision as complex64, numpy or torch.
+
+    Raises:
+        CaptureError: real numbers, or another number of dimensions.
+    """
+    on_torch = isinstance(iq, torch.Tensor)
+    array = iq if on_torch else np.asarray(iq)
+    if not (array.is_complex() if on_torch else np.iscomplexobj(array)) or array.ndim not in (1, 2):
+        raise CaptureError(f"IQ of type {array.dtype} and shape {tuple(array.shape)}", "complex [S] or [B, S]")
+    return array.to(torch.complex64) if on_torch else array.astype(np.complex64, copy=False)
 
 
 def _add(row: Any, out: Any, signal: float, snr_db: float, rng: np.random.Generator, extent: Extent) -> dict[str, Any]:

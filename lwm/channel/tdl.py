@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwm.channel.draw import ChannelDraw, Rays, jakes_rays
-from lwm.channel.limits import require_between
+from lwm.channel.limits import require_between, require_number
 from lwm.channel.profiles import PROFILES
 from lwm.errors import ConfigError
 from lwm.seeding import rng_for
@@ -41,7 +41,8 @@ class TDLDraw(ChannelDraw):
         index: number of the draw under that seed.
 
     Raises:
-        ConfigError: unknown profile, delay spread out of ``[0, MAX_DELAY_SPREAD_S]`` or NaN, negative seed or index.
+        ConfigError: unknown profile, delay spread out of ``[0, MAX_DELAY_SPREAD_S]`` or NaN, seed or index that is
+            negative or no whole number.
     """
 
     model: ClassVar[str] = "tdl"
@@ -52,11 +53,13 @@ class TDLDraw(ChannelDraw):
     index: int = 0
 
     def __post_init__(self) -> None:
-        if self.profile not in PROFILES:
+        if not isinstance(self.profile, str) or self.profile not in PROFILES:
             raise ConfigError(f"no channel profile {self.profile!r}", f"one of {list(PROFILES)}")
-        require_between("delay spread", self.delay_spread_s, 0.0, MAX_DELAY_SPREAD_S, "s")
-        if self.seed < 0 or self.index < 0:
-            raise ConfigError(f"channel seed {self.seed}, index {self.index}", "both 0 or more")
+        spread = require_between("delay spread", self.delay_spread_s, 0.0, MAX_DELAY_SPREAD_S, "s")
+        # Plain numbers, whatever numpy gave: the draw goes into JSON and its seed into names of random streams.
+        object.__setattr__(self, "delay_spread_s", spread)
+        object.__setattr__(self, "seed", require_number("channel seed", self.seed))
+        object.__setattr__(self, "index", require_number("channel index", self.index))
 
     @property
     def id(self) -> str:
@@ -116,7 +119,16 @@ def draw_tdl(
         index: number of the draw.
         profiles: names in :data:`PROFILES` to choose from.
         delay_spreads_s: smallest and largest RMS delay spread in s, > 0.
+
+    Raises:
+        ConfigError: no profile or an unknown one, delay spreads out of range, seed or index that is negative or no
+            whole number.
     """
+    seed, index = require_number("channel seed", seed), require_number("channel index", index)
+    if isinstance(profiles, str) or not len(profiles):
+        raise ConfigError(f"channel profiles {profiles!r}", f"a list of some of {list(PROFILES)}")
+    if len(delay_spreads_s) != 2:
+        raise ConfigError(f"delay spreads {delay_spreads_s!r}", "the smallest and the largest, in s")
     low, high = delay_spreads_s
     require_between("smallest delay spread", low, 1e-12, MAX_DELAY_SPREAD_S, "s")
     require_between("largest delay spread", high, low, MAX_DELAY_SPREAD_S, "s")

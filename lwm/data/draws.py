@@ -1,27 +1,34 @@
 """What is drawn for a sample: channel, speed, carrier, SNR and impairments, from (seed, split, technology, index)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal
+from functools import cached_property, lru_cache
+from numbers import Real
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from lwm.channel.draw import ChannelDraw
+from lwm.channel.fading import MAX_CARRIER_HZ
 from lwm.channel.impairments import FAMILIES, Impairment
+from lwm.channel.limits import require_number
 from lwm.channel.link import Conditions
 from lwm.channel.mobility import MOBILITY, draw_speed
-from lwm.channel.noise import Reference
+from lwm.channel.noise import MAX_SNR_DB, MIN_SNR_DB, Reference
 from lwm.channel.profiles import PROFILES
 from lwm.channel.sites import SiteDraw, site_table
-from lwm.channel.tdl import draw_tdl
+from lwm.channel.sites.draw import Fading
+from lwm.channel.tdl import MAX_DELAY_SPREAD_S, draw_tdl
 from lwm.data.manifest import SPLITS
 from lwm.errors import ConfigError
 from lwm.seeding import rng_for
 
 CHANNELS_PER_SPLIT = 1 << 20
-"""Room for the channel draws of one split, so that none is ever in two."""
+"""Room for the channel draws of one split, the most that a plan may ask for: so none is ever in two."""
+
+IMPAIRMENTS = tuple(name for name, family in FAMILIES.items() if family.stage != "channel")
+"""Families that a plan may draw: all but fading, which is the channel's."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class ImpairmentPlan:
     """From what impairments are drawn: each sample gets each family with the same probability, at a uniform level.
 
     Args:
-        families: family of :data:`lwm.channel.impairments.FAMILIES` to its lowest and highest level.
+        families: family of :data:`IMPAIRMENTS` to its lowest and highest level.
         share: probability of each family.
     """
 
@@ -37,14 +44,14 @@ class ImpairmentPlan:
     share: float = 0.5
 
     def __post_init__(self) -> None:
+        key = "channel.impairments.families"
         unknown = sorted(set(self.families) - set(FAMILIES))
-        require(not unknown, f"channel.impairments.families {unknown}", f"some of {list(FAMILIES)}")
-        require(
-            all(0 <= low <= high <= 1 for low, high in self.families.values()),
-            "channel.impairments.families",
-            "two levels each, 0 <= low <= high <= 1",
-        )
-        require(0 <= self.share <= 1, "channel.impairments.share", "a probability, 0 to 1")
+        require(not unknown, f"{key} {unknown}", f"some of {list(IMPAIRMENTS)}")
+        fading = sorted(set(self.families) - set(IMPAIRMENTS))
+        why = "none that fades: a plan's fading is its channel's, sweeps of fading are for evaluation"
+        require(not fading, f"{key} {fading}", why)
+        require_span(self.families.values(), key, 0.0, 1.0, "(levels)")
+        require(_within(self.share, 0, 1), "channel.impairments.share", "a probability, 0 to 1")
 
     def draw(self, rng: np.random.Generator, sample_rate: float) -> tuple[tuple[Impairment, ...], dict[str, float]]:
         """Impairments of one sample, and the level of every family, 0 where it is not there."""
@@ -64,11 +71,11 @@ class ChannelPlan:
     """From what channels and noise are drawn.
 
     Args:
-        draws: number of channel draws in each split.
+        draws: number of channel draws in each split, up to :data:`CHANNELS_PER_SPLIT`.
         profiles: TDL models of TR 38.901, for splits without sites.
         delay_spreads: smallest and largest RMS delay spread in s, log-uniform.
         sites: ray-traced sites of each split: shipped names, ``.npz`` tables or DeepMIMO folders. A site that several
-            splits name lends each its own part of its receivers.
+            splits name, be it under different names, lends each its own part of its receivers.
         fading: how the paths of a site fade, see :class:`lwm.channel.sites.SiteDraw`.
         carrier: lowest and highest carrier in Hz, uniform; with the speed it gives the Doppler.
         snr_db: grid in dB.
@@ -81,7 +88,7 @@ class ChannelPlan:
     profiles: tuple[str, ...] = ("TDL-A", "TDL-B", "TDL-C")
     delay_spreads: tuple[float, float] = (30e-9, 300e-9)
     sites: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    fading: Literal["rayleigh", "traced"] = "rayleigh"
+    fading: Fading = "rayleigh"
     carrier: tuple[float, float] = (3.4e9, 5.9e9)
     snr_db: tuple[float, ...] = (-5, 0, 5, 10, 15, 20, 25)
     snr_reference: Reference = "emission"
@@ -90,17 +97,26 @@ class ChannelPlan:
 
     def __post_init__(self) -> None:
         require_splits(self.draws, "channel.draws")
+        most = max(self.draws.values())
+        require(most <= CHANNELS_PER_SPLIT, f"channel.draws {most}", f"at most {CHANNELS_PER_SPLIT} in a split")
         require(set(self.profiles) <= set(PROFILES) and bool(self.profiles), "channel.profiles", f"{list(PROFILES)}")
-        low, high = self.delay_spreads
-        require(0 < low <= high, "channel.delay_spreads", "two numbers of seconds, 0 < low <= high")
-        low, high = self.carrier
-        require(0 < low <= high, "channel.carrier", "two numbers of Hz, 0 < low <= high")
-        require(len(set(self.snr_db)) == len(self.snr_db) > 0, "channel.snr_db", "different numbers of dB")
+        require_span([self.delay_spreads], "channel.delay_spreads", 1e-12, MAX_DELAY_SPREAD_S, "s")
+        require_span([self.carrier], "channel.carrier", 1.0, MAX_CARRIER_HZ, "Hz")
+        wanted = f"different numbers of dB, {MIN_SNR_DB:g} to {MAX_SNR_DB:g}"
+        right = all(_within(snr, MIN_SNR_DB, MAX_SNR_DB) for snr in self.snr_db)
+        require(right and len(set(self.snr_db)) == len(self.snr_db) > 0, f"channel.snr_db {list(self.snr_db)}", wanted)
+        for key, names in (("snr_reference", Reference), ("fading", Fading)):
+            given = getattr(self, key)
+            require(given in get_args(names), f"channel.{key} {given!r}", f"one of {list(get_args(names))}")
         require(set(self.mobility) <= set(MOBILITY) and bool(self.mobility), "channel.mobility", f"{list(MOBILITY)}")
         require(set(self.sites) <= set(SPLITS), "channel.sites", f"lists of sites for some of {list(SPLITS)}")
         require(all(map(bool, self.sites.values())), "channel.sites", "at least one site in each split named")
-        for site in sorted({site for sites in self.sites.values() for site in sites}):
-            site_table(site)  # a site that cannot be read ends a run before it begins
+        for split, contents in self._contents.items():
+            repeated = len(set(contents)) < len(contents)
+            require(not repeated, f"channel.sites of {split} {list(self.sites[split])}", "each table once")
+        for split, sites in self.sites.items():
+            for site in sites if self.draws.get(split) else ():
+                self._part(split, site)
 
     @property
     def classes(self) -> list[tuple[float, str]]:
@@ -131,7 +147,8 @@ class ChannelPlan:
         return Drawn(conditions, mobility, f"{split}/{number}", levels)
 
     def channel(self, seed: int, split: str, number: int) -> ChannelDraw:
-        """Channel draw ``number`` of a split."""
+        """Channel draw ``number`` of a split, below the number of its draws."""
+        number = require_number(f"channel draw of {split}", number, self.draws.get(split, 0) - 1)
         index = SPLITS.index(split) * CHANNELS_PER_SPLIT + number
         sites = self.sites.get(split)
         if not sites:
@@ -142,14 +159,29 @@ class ChannelPlan:
 
     def _receivers(self, seed: int, split: str, site: str) -> npt.NDArray[np.int64]:
         """Receivers of a site that are a split's own, in the order in which they are used."""
-        sharing = [name for name in SPLITS if site in self.sites.get(name, ()) and self.draws.get(name)]
-        wanted = np.array([self.draws[name] / len(self.sites[name]) for name in sharing])
-        order = _shuffled(seed, site)
-        ends = np.round(np.cumsum(wanted) / wanted.sum() * len(order)).astype(int)
-        place = sharing.index(split)
-        mine = order[ends[place - 1] if place else 0 : ends[place]]
-        require(len(mine) > 0, f"channel.sites of {split}", f"a site with more than {len(order)} receivers ({site})")
-        return mine
+        table = site_table(site)
+        return _shuffled(seed, table.content_hash, table.receivers)[self._part(split, site)]
+
+    @cached_property
+    def _contents(self) -> dict[str, list[str]]:
+        """Hash of each site of each split: what a site is called does not make it another one."""
+        return {split: [site_table(site).content_hash for site in sites] for split, sites in self.sites.items()}
+
+    def _part(self, split: str, site: str) -> slice:
+        """Which of a site's receivers, once shuffled, are a split's own: in proportion to the splits' draws from it."""
+        content, receivers = self._contents[split][self.sites[split].index(site)], site_table(site).receivers
+        sharing = {
+            name: self.draws[name] / len(self.sites[name])
+            for name in SPLITS
+            if content in self._contents.get(name, ()) and self.draws.get(name)
+        }
+        shares = np.array(list(sharing.values()))
+        ends = np.append(0, np.round(np.cumsum(shares) / shares.sum() * receivers)).astype(int)
+        counts = dict(zip(sharing, np.diff(ends).tolist(), strict=True))
+        given = f"channel.sites: the {receivers} receivers of {site} would be shared as {counts}"
+        require(counts[split] > 0, given, "at least one in each split: more receivers, or draws that are less uneven")
+        place = list(sharing).index(split)
+        return slice(int(ends[place]), int(ends[place + 1]))
 
 
 @dataclass(frozen=True)
@@ -170,16 +202,31 @@ class Drawn:
 
 
 @lru_cache(maxsize=64)
-def _shuffled(seed: int, site: str) -> npt.NDArray[np.int64]:
-    return rng_for(seed, "receivers", site).permutation(site_table(site).receivers)
+def _shuffled(seed: int, content: str, receivers: int) -> npt.NDArray[np.int64]:
+    """Receivers of a table in the order in which they are dealt out; read only, for it is shared."""
+    order = rng_for(seed, "receivers", content).permutation(receivers)
+    order.flags.writeable = False
+    return order
 
 
 def require_splits(counts: Mapping[str, int], key: str) -> None:
     """Counts of 0 or more for known splits, not all 0; else a ConfigError naming ``key``."""
     require(set(counts) <= set(SPLITS), key, f"counts for some of {list(SPLITS)}")
-    require(
-        all(count >= 0 for count in counts.values()) and any(counts.values()), key, "counts of 0 or more, not all 0"
-    )
+    for split, count in counts.items():
+        require_number(f"plan: {key} of {split}:", count)
+    require(any(counts.values()), key, "counts of 0 or more, not all 0")
+
+
+def require_span(spans: Iterable[Any], key: str, low: float, high: float, unit: str) -> None:
+    """Pairs of numbers that rise or stay within ``[low, high]``; else a ConfigError naming ``key`` and the range."""
+    for span in spans:
+        right = len(span) == 2 and all(_within(number, low, high) for number in span) and span[0] <= span[1]
+        wanted = f"two numbers, {low:g} <= low <= high <= {high:g} {unit}"
+        require(right, f"{key} {list(span)}", wanted)
+
+
+def _within(number: Any, low: float, high: float) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and low <= number <= high
 
 
 def require(right: bool, key: str, wanted: str) -> None:

@@ -12,9 +12,6 @@ Places = list[tuple[int, int]]
 """(number of the shard, row in it)."""
 
 
-_NOT_THE_DRAW = ("name", "speed_kmh", "doppler_hz")
-
-
 class Ledger:
     """Hashes of one kind of thing (pictures, channel draws, waveforms), 20 bytes each.
 
@@ -66,17 +63,13 @@ def hash_bytes(content: bytes | memoryview) -> int:
 def origins(record: dict[str, Any]) -> dict[str, str]:
     """Names of what must not be in two splits: the ``channel`` draw, the ``waveform``, the ``recording`` of a sample.
 
-    A channel draw is everything its record says but its name and what the speed decides. Of a traced site it is the
-    receiver's place: two links to one receiver are alike.
+    Of a traced site the channel draw is the receiver's place: two links to one receiver are alike.
     """
     found = {}
-    channel = record.get("channel")
-    if isinstance(channel, dict):
-        if channel.get("model") == "site" and "receiver" in channel:
-            draw = {key: channel.get(key) for key in ("model", "site", "receiver")}
-        else:
-            draw = {key: value for key, value in channel.items() if key not in _NOT_THE_DRAW}
-        found["channel"] = json.dumps(draw, sort_keys=True)
+    draw = record.get("channel", {}).get("draw")
+    if isinstance(draw, dict):
+        known = ("model", "site", "receiver") if draw.get("model") == "site" else tuple(draw)
+        found["channel"] = json.dumps({key: draw.get(key) for key in known}, sort_keys=True)
     if "waveform" in record:
         found["waveform"] = str(record["waveform"])
     elif record.get("recording") or record.get("source"):

@@ -151,10 +151,10 @@ def _facts(
         "snr": f"{here.snr_db:g}",
         "channel": drawn.channel_name,
     }
-    channel = {"name": drawn.channel_name, **facts["channel"]}
+    channel = {"name": drawn.channel_name, "draw": facts["channel"]}
     if isinstance(here.channel, SiteDraw):
         labels["site"] = here.channel.table.name
-        channel |= here.channel.facts
+        channel["receiver"] = here.channel.facts
     values = {
         "snr_db": facts["noise"]["snr_db"],
         "speed_kmh": here.speed_kmh,

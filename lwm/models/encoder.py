@@ -1,75 +1,20 @@
 """The spectrogram encoder: a ViT behind timm's contract, with its recipe and its statistics inside."""
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lwm.errors import ConfigError, ModelError
-from lwm.models.pooling import Pooling, pool, pooled_features
+from lwm.errors import ModelError
+from lwm.models.attention import SelfAttention
+from lwm.models.pooling import pool, pooled_features
+from lwm.models.positions import resample_positions, sinusoidal_positions
+from lwm.models.sizes import EncoderConfig, encoder_size
 from lwm.signal.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Shape of an encoder; the picture's size and channels are the recipe's.
-
-    Args:
-        name: what the encoder is an expert of, for example ``"lte"``; empty when of nothing in particular.
-        patch: side of a square patch in cells; divides both sides of the recipe's picture.
-        width: token width D; a multiple of 4 and of ``heads``.
-        depth: number of Transformer blocks.
-        heads: attention heads a block.
-        mlp_ratio: hidden width of the feed-forward part in token widths.
-        position: fixed 2-D sines, or a learned table that starts at standard deviation 0.02.
-        pooling: what :meth:`SpectrogramEncoder.forward_head` gives.
-    """
-
-    name: str = ""
-    patch: int = 4
-    width: int = 128
-    depth: int = 6
-    heads: int = 8
-    mlp_ratio: float = 4.0
-    position: Literal["sinusoidal", "learned"] = "sinusoidal"
-    pooling: Pooling = "mean_spread"
-
-    def __post_init__(self) -> None:
-        if min(self.patch, self.width, self.depth, self.heads) < 1 or self.width % 4 or self.width % self.heads:
-            raise ConfigError(
-                f"encoder with patch {self.patch}, width {self.width}, depth {self.depth}, heads {self.heads}",
-                "positive sizes and a width that 4 and the number of heads divide",
-            )
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """Config from ``asdict``; an unknown field is a ModelError that names it."""
-        unknown = sorted(set(plain) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ModelError(f"encoder config with unknown fields {unknown}", "a config of this version of LWM")
-        return cls(**plain)
-
-
-# `lwm` has the published LWM-Spectro expert's figures (128x128 picture), `small` half its depth; `tiny` is for tests.
-ENCODER_SIZES: dict[str, EncoderConfig] = {
-    "tiny": EncoderConfig(patch=16, width=32, depth=2, heads=4),
-    "small": EncoderConfig(patch=4, width=128, depth=6, heads=8),
-    "lwm": EncoderConfig(patch=4, width=128, depth=12, heads=8),
-}
-
-
-def encoder_size(name: str) -> EncoderConfig:
-    """The size called ``name``; ConfigError lists those that exist."""
-    try:
-        return ENCODER_SIZES[name]
-    except KeyError:
-        raise ConfigError(f"no encoder size named {name!r}", f"one of {sorted(ENCODER_SIZES)}") from None
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:
@@ -86,26 +31,17 @@ def unpatchify(patches: Tensor, patch: int, grid_size: tuple[int, int]) -> Tenso
     return x.permute(0, 3, 1, 4, 2, 5).reshape(patches.shape[0], -1, rows * patch, columns * patch)
 
 
-def sinusoidal_positions(grid_size: tuple[int, int], width: int) -> Tensor:
-    """2-D sine-cosine table ``[L, width]``: half the width for the row, half for the column (as in MAE)."""
-    quarter = width // 4
-    rate = np.exp(-math.log(10_000.0) * np.arange(quarter) / quarter)
-    row, column = np.meshgrid(*(np.arange(n) for n in grid_size), indexing="ij")
-    angles = [axis.reshape(-1, 1) * rate for axis in (row, column)]
-    table = np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
-    return torch.from_numpy(table.astype(np.float32))
-
-
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Rows ``index [B, K]`` of ``tokens [B, L, D]``, as ``[B, K, D]``."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 class SpectrogramEncoder(nn.Module):
-    """ViT over spectrograms in dB, without a class token.
+    """ViT over spectrograms in dB.
 
     Normalisation with the model's own mean and standard deviation happens inside, so that nobody can feed it the
-    wrong scale; both are buffers and travel with the weights.
+    wrong scale; both are buffers and travel with the weights. Pictures of another size than the recipe's go through
+    the same weights: sines are computed for their grid, a learned table is resampled to it.
 
     Args:
         config: shape of the encoder.
@@ -118,7 +54,6 @@ class SpectrogramEncoder(nn.Module):
     """
 
     model_type: ClassVar[str] = "encoder"
-    num_prefix_tokens: ClassVar[int] = 0
     mean: Tensor
     std: Tensor
     positions: Tensor
@@ -130,6 +65,7 @@ class SpectrogramEncoder(nn.Module):
         self.recipe = recipe
         self.in_chans = recipe.in_chans
         self.num_features = config.width
+        self.num_prefix_tokens = config.num_prefix_tokens
         self.grid_size = (recipe.size[0] // config.patch, recipe.size[1] // config.patch)
         self.grad_checkpointing = False
         self.register_buffer("mean", torch.tensor(float(mean)))
@@ -139,18 +75,23 @@ class SpectrogramEncoder(nn.Module):
         if config.position == "learned":
             self.positions = nn.Parameter(torch.empty(length, config.width))
         else:
-            self.register_buffer("positions", sinusoidal_positions(self.grid_size, config.width), persistent=False)
+            table = sinusoidal_positions(self.grid_size, config.width).clone()
+            self.register_buffer("positions", table, persistent=False)
+        if self.num_prefix_tokens:
+            self.prefix = nn.Parameter(torch.empty(self.num_prefix_tokens, config.width))
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, mlp_ratio=config.mlp_ratio, qkv_bias=True) for _ in range(config.depth)
+            transformer_block(config.width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform matrices and zero biases; a learned position table starts small (0.02)."""
+        """Xavier-uniform matrices and zero biases; learned positions and prefix tokens start small (0.02)."""
         self.apply(init_linear)
         if isinstance(self.positions, nn.Parameter):
             nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.num_prefix_tokens:
+            nn.init.normal_(self.prefix, std=0.02)
 
     @property
     def name(self) -> str:
@@ -172,21 +113,29 @@ class SpectrogramEncoder(nn.Module):
         return (x - self.mean) / self.std
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, L, D]`` of dB pictures ``[B, C, F, T]``, after the last norm."""
-        return self.norm(self._run(self.embed(x)))
+        """Tokens ``[B, P + L, D]`` of dB pictures ``[B, C, F, T]`` after the last norm, P prefix tokens first."""
+        return self.norm(self._run(self._with_prefix(self.embed(x))))
 
-    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooled features ``[B, head_features]``; there is no classifier, so ``pre_logits`` changes nothing."""
-        return pool(tokens, self.grid_size, self.config.pooling)
+    def forward_head(
+        self, tokens: Tensor, pre_logits: bool = False, grid_size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Pooled features ``[B, head_features]`` of the patches' tokens.
+
+        Args:
+            tokens: ``[B, P + L, D]`` of :meth:`forward_features`.
+            pre_logits: changes nothing, for there is no classifier.
+            grid_size: rows and columns of the tokens when the picture had another size than the recipe's.
+        """
+        return pool(tokens[:, self.num_prefix_tokens :], grid_size or self.grid_size, self.config.pooling)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features ``[B, head_features]`` of dB pictures ``[B, C, F, T]``."""
-        return self.forward_head(self.forward_features(x))
+        return self.forward_head(self.forward_features(x), grid_size=self.grid_of(x))
 
     def forward_intermediates(
         self, x: Tensor, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Tensor]:
-        """Tokens ``[B, L, D]`` after chosen blocks, in rising order.
+        """Tokens ``[B, P + L, D]`` after chosen blocks, in rising order.
 
         Args:
             x: dB pictures ``[B, C, F, T]``.
@@ -194,8 +143,7 @@ class SpectrogramEncoder(nn.Module):
             norm: apply the final norm to each.
         """
         wanted = block_indices(indices, self.depth)
-        tokens, found = self.embed(x), []
-        choose_attention(self.blocks, tokens)
+        tokens, found = self._with_prefix(self.embed(x)), []
         for number, block in enumerate(self.blocks[: wanted[-1] + 1]):
             tokens = block(tokens)
             if number in wanted:
@@ -203,33 +151,62 @@ class SpectrogramEncoder(nn.Module):
         return found
 
     def encode_visible(self, x: Tensor, keep_index: Tensor) -> Tensor:
-        """Tokens ``[B, K, D]`` of only the patches ``keep_index`` int64 ``[B, K]``; the rest is never looked at."""
-        return self.norm(self._run(self.embed(x, keep_index)))
+        """Tokens ``[B, P + K, D]`` of only the patches ``keep_index`` int64 ``[B, K]``; the rest is never looked at."""
+        return self.norm(self._run(self._with_prefix(self.embed(x, keep_index))))
 
     def encode_masked(self, x: Tensor, masked: Tensor, mask_token: Tensor) -> Tensor:
-        """Tokens ``[B, L, D]`` where the patches ``masked`` bool ``[B, L]`` enter as ``mask_token [D]``."""
-        tokens = torch.where(masked[..., None], mask_token.to(x.dtype), self.patch_embed(self.patches(x)))
-        return self.norm(self._run(tokens + self.positions))
+        """Tokens ``[B, P + L, D]`` where the patches ``masked`` bool ``[B, L]`` enter as ``mask_token [D]``."""
+        embedded = self.patch_embed(self._cast(self.patches(x)))
+        tokens = torch.where(masked[..., None], mask_token.to(embedded.dtype), embedded)
+        return self.norm(self._run(self._with_prefix(tokens + self.positions_on(self.grid_of(x)))))
 
-    def patches(self, x: Tensor) -> Tensor:
-        """Normalised patches ``[B, L, C*patch*patch]`` of dB pictures; ModelError when the picture's shape is wrong."""
-        expected = (self.in_chans, *self.recipe.size)
-        if tuple(x.shape[1:]) != expected:
+    def grid_of(self, x: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches in pictures ``[B, C, F, T]``.
+
+        Raises:
+            ModelError: the picture has other channels than the encoder, or a side that the patch does not divide.
+        """
+        patch = self.config.patch
+        if x.ndim != 4 or x.shape[1] != self.in_chans or x.shape[2] % patch or x.shape[3] % patch:
             raise ModelError(
                 f"a picture of shape {tuple(x.shape[1:])}",
-                f"{expected} (channels, frequency, time) of recipe {self.recipe.name!r}",
+                f"{self.in_chans} channels and sides that the patch ({patch}) divides, as {tuple(self.recipe.size)} of"
+                f" recipe {self.recipe.name!r} (channels, frequency, time)",
             )
+        return x.shape[2] // patch, x.shape[3] // patch
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Normalised patches ``[B, L, C*patch*patch]`` of dB pictures; ModelError as :meth:`grid_of`."""
+        self.grid_of(x)
         return patchify(self.normalize(x), self.config.patch)
+
+    def positions_on(self, grid_size: tuple[int, int]) -> Tensor:
+        """Position table ``[L, D]`` of a grid, in the weights' type."""
+        table = self.positions
+        if grid_size != self.grid_size:
+            if isinstance(table, nn.Parameter):
+                table = resample_positions(table, self.grid_size, grid_size)
+            else:
+                table = sinusoidal_positions(grid_size, self.num_features).to(table.device)
+        return self._cast(table)
 
     def embed(self, x: Tensor, keep_index: Tensor | None = None) -> Tensor:
         """Embedded patches with their positions: ``[B, L, D]``, or ``[B, K, D]`` of ``keep_index``."""
-        patches = self.patches(x)
+        patches, positions = self._cast(self.patches(x)), self.positions_on(self.grid_of(x))
         if keep_index is None:
-            return self.patch_embed(patches) + self.positions
-        return self.patch_embed(gather_tokens(patches, keep_index)) + self.positions[keep_index]
+            return self.patch_embed(patches) + positions
+        # Gathered before they are embedded: a hidden patch costs nothing and cannot leak.
+        return self.patch_embed(gather_tokens(patches, keep_index)) + positions[keep_index]
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(self.patch_embed.weight.dtype)
+
+    def _with_prefix(self, tokens: Tensor) -> Tensor:
+        if not self.num_prefix_tokens:
+            return tokens
+        return torch.cat([self.prefix.to(tokens.dtype).expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
     def _run(self, tokens: Tensor) -> Tensor:
-        choose_attention(self.blocks, tokens)
         for block in self.blocks:
             if self.grad_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
@@ -239,7 +216,7 @@ class SpectrogramEncoder(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's parameter groups for layer-wise learning rates."""
-        return {"stem": r"^positions|^patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+        return {"stem": r"^positions|^prefix|^patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
@@ -281,15 +258,9 @@ def block_indices(indices: int | Sequence[int] | None, depth: int) -> list[int]:
     return sorted({number % depth for number in chosen})
 
 
-def choose_attention(blocks: Iterable[nn.Module], tokens: Tensor) -> None:
-    """Set timm's fused attention on or off in ``blocks``, whichever is faster for what comes.
-
-    Fused everywhere but in bfloat16 training on a CPU: there the backward pass of torch's fused kernel takes ten times
-    as long as plain matrix products (measured at 64 tokens, 8 heads of 16) and more than all the rest of the step.
-    """
-    slow = tokens.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
-    for block in blocks:
-        block.attn.fused_attn = not slow  # type: ignore[union-attr]
+def transformer_block(width: int, heads: int, mlp_ratio: float) -> Block:
+    """timm's pre-norm block with our choice of attention kernel."""
+    return Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, attn_layer=SelfAttention)
 
 
 def init_linear(module: nn.Module) -> None:

@@ -5,21 +5,28 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lwm.errors import ConfigError
+from lwm.errors import ConfigError, ModelError
 from lwm.seeding import rng_for
 
 MaskKind = Literal["random", "block", "time", "frequency"]
 
 
 def masked_count(length: int, ratio: float) -> int:
-    """Patches hidden out of ``length``: the nearest whole number, at least one hidden and one visible.
+    """Patches hidden out of ``length``: the nearest whole number to ``ratio * length``.
 
     Raises:
-        ConfigError: ``ratio`` is not strictly between 0 and 1.
+        ConfigError: ``ratio`` is not strictly between 0 and 1, or leaves no patch visible or none hidden.
     """
     if not 0 < ratio < 1:
         raise ConfigError(f"mask ratio {ratio}", "a share between 0 and 1, both excluded")
-    return min(max(round(length * ratio), 1), length - 1)
+    hidden = round(length * ratio)
+    if not 0 < hidden < length:
+        raise ConfigError(
+            f"mask ratio {ratio} hides {hidden} of {length} patches",
+            "at least one hidden and one visible",
+            "change the ratio or use a smaller patch",
+        )
+    return hidden
 
 
 def draw_mask(
@@ -47,9 +54,26 @@ def draw_mask(
 
 
 def visible_index(mask: Tensor) -> Tensor:
-    """Indices int64 ``[B, K]`` of the patches that ``mask [B, L]`` leaves visible, rising; K is alike in all rows."""
-    kept = int(mask.shape[1] - mask[0].sum())
-    return (~mask).nonzero()[:, 1].reshape(mask.shape[0], kept)
+    """Indices int64 ``[B, K]`` of the patches that ``mask [B, L]`` leaves visible, rising.
+
+    Raises:
+        ModelError: two rows hide different numbers of patches.
+    """
+    _require_even(mask)
+    return (~mask).nonzero()[:, 1].reshape(mask.shape[0], -1)
+
+
+def hidden_index(mask: Tensor) -> Tensor:
+    """Indices int64 ``[B, M]`` of the patches that ``mask [B, L]`` hides, rising; ModelError as above."""
+    _require_even(mask)
+    return mask.nonzero()[:, 1].reshape(mask.shape[0], -1)
+
+
+def _require_even(mask: Tensor) -> None:
+    counts = mask.sum(1)
+    least, most = int(counts.min()), int(counts.max())
+    if least != most:
+        raise ModelError(f"masks that hide {least} and {most} patches", "one number in a batch")
 
 
 def cell_weight(mask: Tensor, valid: Tensor, patch: int, channels: int, grid_size: tuple[int, int]) -> Tensor:
@@ -106,3 +130,8 @@ def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def generator_for(seed: int, *path: int | str) -> torch.Generator:
     """A CPU generator for one named draw: :func:`lwm.seeding.rng_for` for torch."""
     return torch.Generator().manual_seed(int(rng_for(seed, *path).integers(2**63)))
+
+
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``[B, L, 1]`` of every patch; the deviation is kept from zero as in MAE."""
+    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()

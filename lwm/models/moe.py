@@ -26,7 +26,6 @@ class MoEEncoder(nn.Module):
     """
 
     model_type: ClassVar[str] = "moe"
-    num_prefix_tokens: ClassVar[int] = 0
 
     def __init__(self, experts: Mapping[str, SpectrogramEncoder], router: Router) -> None:
         super().__init__()
@@ -41,6 +40,7 @@ class MoEEncoder(nn.Module):
         self.in_chans = first.in_chans
         self.num_features = first.num_features
         self.head_features = first.head_features
+        self.num_prefix_tokens = first.num_prefix_tokens
         self.grid_size = first.grid_size
         self.depth = first.depth
         self.pooling = first.config.pooling
@@ -55,12 +55,12 @@ class MoEEncoder(nn.Module):
         return self.router.probabilities(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Tokens ``[B, L, D]`` of each picture's most probable expert."""
+        """Tokens ``[B, P + L, D]`` of each picture's most probable expert."""
         return self._dispatch(x, lambda expert, part: [expert.forward_features(part)])[0]
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooled features ``[B, head_features]``; there is no classifier, so ``pre_logits`` changes nothing."""
-        return pool(tokens, self.grid_size, self.pooling)
+        return pool(tokens[:, self.num_prefix_tokens :], self.grid_size, self.pooling)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features ``[B, head_features]`` of dB pictures ``[B, C, F, T]``."""
@@ -69,7 +69,7 @@ class MoEEncoder(nn.Module):
     def forward_intermediates(
         self, x: Tensor, indices: int | Sequence[int] | None = None, norm: bool = False
     ) -> list[Tensor]:
-        """Tokens ``[B, L, D]`` after chosen blocks of each picture's expert; see the encoder's."""
+        """Tokens ``[B, P + L, D]`` after chosen blocks of each picture's expert; see the encoder's."""
         return self._dispatch(x, lambda expert, part: expert.forward_intermediates(part, indices, norm))
 
     def _dispatch(self, x: Tensor, run: Callable[[SpectrogramEncoder, Tensor], list[Tensor]]) -> list[Tensor]:
@@ -89,7 +89,7 @@ class MoEEncoder(nn.Module):
         """timm's parameter groups: the experts' blocks side by side, the router with the stem."""
         prefix = r"^experts\.[^.]+\."
         return {
-            "stem": rf"^router|{prefix}(?:positions|patch_embed)",
+            "stem": rf"^router|{prefix}(?:positions|prefix|patch_embed)",
             "blocks": [(rf"{prefix}blocks\.(\d+)", None), (rf"{prefix}norm", (99999,))],
         }
 
@@ -125,7 +125,7 @@ def require_alike(experts: Mapping[str, SpectrogramEncoder]) -> None:
     (first_name, first), *others = experts.items()
     for name, other in others:
         first.recipe.require_same(other.recipe, f"expert {first_name!r}", f"expert {name!r}")
-        for what in ("num_features", "grid_size", "depth", "head_features"):
+        for what in ("num_features", "num_prefix_tokens", "grid_size", "depth", "head_features"):
             mine, theirs = getattr(first, what), getattr(other, what)
             if mine != theirs:
                 raise ModelError(

@@ -220,7 +220,8 @@ class Recipe(RecipeIdentity):
             edges = (half, self.win_length - half)
             parts = torch.nn.functional.pad(parts.movedim(-1, 1), edges, mode="reflect").movedim(1, -1)
         pieces = parts.flatten(1).unfold(-1, 2 * self.win_length, 2 * self.hop)[:, :count]
-        whole = self.resize == "area" and self.n_fft % (2 * self.size[0]) == 0
+        # Averaged before an odd FFT is shifted, a row would be of other bins.
+        whole = self.resize == "area" and self.n_fft % self.size[0] == 0 and (shift or not self.fftshift)
         average = self.n_fft // self.size[0] if whole else 1
         if iq.device.type == "cpu":
             power = _power_on_cpu(pieces, window, self.n_fft, average)
@@ -247,9 +248,9 @@ class Recipe(RecipeIdentity):
             weight = share.sum(-1, keepdim=True)
             share, valid = share / weight.clamp(min=1e-9), weight[..., 0] > 1e-6
         along = _weighted(power, index, share).transpose(1, 2)
-        return (
-            along if bins == rows else _weighted(along, *(part.to(power.device) for part in _area(bins, rows)))
-        ), valid
+        if bins != rows:
+            along = _weighted(along, *(part.to(power.device) for part in _area(bins, rows)))
+        return along, valid
 
     def _colour(self, db: Tensor) -> Tensor:
         if self.channels == "grey":

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,7 +19,7 @@ from lwm.signal.recipe import Recipe
 
 TASKS = "lwm.tasks"
 TASK_KEY = "lwm_task"
-_STATE_KEY = "lwm"
+STATE_KEY = "lwm"
 
 
 class TrainingError(LWMError):
@@ -57,7 +58,11 @@ class Task(pl.LightningModule):
             options: the constructor's ``locals()``.
         """
         hidden = ("self", "__class__")
-        plain = {key: value for key, value in options.items() if key not in hidden}
+        plain = {
+            key: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            for key, value in options.items()
+            if key not in hidden
+        }
         # By this key LightningCLI knows the class when a verb is given both --config and --ckpt_path.
         self.save_hyperparameters({"_class_path": f"{type(self).__module__}.{type(self).__qualname__}"} | plain)
 
@@ -106,12 +111,20 @@ class Task(pl.LightningModule):
             options = {key: value for key, value in self.hparams.items() if not key.startswith("_")}
             self.provenance = run_provenance(data) | {"task": self.task_name, "options": options}
 
+    def on_train_start(self) -> None:
+        """Let a resumed run's loader go on where it stopped.
+
+        A schedule by step makes Lightning set its loaders up before it has read where they stood; with an end in
+        epochs it then forgets to tell them.
+        """
+        self.trainer.fit_loop._load_combined_loader_states()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a fresh process needs to build the task again."""
         if self.recipe is None:
             raise ModelError("a task that was never set up", "a built one", "fit it or call build() first")
         checkpoint[TASK_KEY] = self.task_name
-        checkpoint[_STATE_KEY] = {
+        checkpoint[STATE_KEY] = {
             "version": __version__,
             "recipe": self.recipe.to_dict(),
             "mean": self.mean,
@@ -129,7 +142,7 @@ class Task(pl.LightningModule):
         found = checkpoint.get(TASK_KEY)
         if found != self.task_name:
             raise ModelError(f"a checkpoint of task {found!r}", f"{self.task_name!r}", "resume the run it is from")
-        kept = checkpoint[_STATE_KEY]
+        kept = checkpoint[STATE_KEY]
         recipe = Recipe.from_dict(kept["recipe"])
         self.provenance = dict(kept["provenance"])
         if self.recipe is None:
@@ -144,7 +157,7 @@ class Task(pl.LightningModule):
             raise TrainingError(
                 f"the loss of step {self.global_step} is {loss.item()}",
                 "a finite loss",
-                "lower the learning rate, or train in 32-bit precision",
+                "run lwm doctor on the data, lower the learning rate, or train in 32-bit precision",
             )
         return loss
 
@@ -158,17 +171,18 @@ def run_provenance(data: Any) -> dict[str, Any]:
     """Command, seed, commit and data of the run that is being set up, JSON-able.
 
     Args:
-        data: the data module; its ``data`` (a folder with ``manifest.json``) is hashed where it has one.
+        data: the data module; the manifests of its ``data`` (a folder or several) are hashed.
     """
     seed = os.environ.get("PL_GLOBAL_SEED")
     record: dict[str, Any] = {
         "command": os.environ.get("LWM_COMMAND", shlex.join(sys.argv)),
         "seed": None if seed is None else int(seed),
     }
-    folder = getattr(data, "data", None)
-    manifest = None if folder is None else Path(folder) / "manifest.json"
-    if manifest is not None and manifest.is_file():
-        record["data"] = {"folder": str(folder), "manifest_sha256": file_sha256(manifest)}
+    given = getattr(data, "data", None) or []
+    manifests = [Path(folder) / "manifest.json" for folder in ([given] if isinstance(given, str) else given)]
+    used = [{"folder": str(m.parent), "manifest_sha256": file_sha256(m)} for m in manifests if m.is_file()]
+    if used:
+        record["data"] = used
     commit = source_commit()
     return record | ({"commit": commit} if commit else {})
 

@@ -11,10 +11,10 @@ from lwm.channel.impairments.arrays import Array
 from lwm.channel.limits import require_between
 from lwm.errors import ConfigError
 
-Stage = Literal["transmitter", "air", "receiver"]
+Stage = Literal["transmitter", "channel", "air", "receiver"]
 
-STAGES: tuple[Stage, ...] = ("transmitter", "air", "receiver")
-"""In the order in which a signal meets them."""
+STAGES: tuple[Stage, ...] = ("transmitter", "channel", "air", "receiver")
+"""In the order in which a signal meets them: the channel fades the wanted signal, the air adds others to it."""
 
 REFERENCE_RATE_HZ = 7.68e6
 """Sample rate for which :meth:`Impairment.at_level` places frequencies when none is given (ours): LTE's 5 MHz."""
@@ -39,6 +39,9 @@ class Impairment(ABC):
     def at_level(cls, level: float, rng: np.random.Generator, sample_rate: float = REFERENCE_RATE_HZ) -> Self:
         """The family at level lambda: 0 is nearly nothing, 1 the worst that is trained or tested on.
 
+        RF-GPT (arXiv 2602.14833) names IQ imbalance, power amplifier, CFO and TDL fading by such a level, without
+        formulas; the units, the ranges and the other families are ours.
+
         Args:
             level: lambda in ``[0, 1]``.
             rng: draws what the level leaves open, such as signs, phases and sides.
@@ -61,10 +64,10 @@ class Impairment(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Plain JSON-able dict of the parameters."""
-        return asdict(self)
+        return {key: value.item() if isinstance(value, np.generic) else value for key, value in asdict(self).items()}
 
 
-def require_whole(name: str, value: float, low: int, high: int, unit: str) -> None:
+def require_whole(name: str, value: Any, low: int, high: int, unit: str) -> None:
     """Check that ``value`` is a whole number in ``[low, high]``.
 
     Raises:

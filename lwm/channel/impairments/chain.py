@@ -30,8 +30,8 @@ def impair(
         sample_rate: Hz.
         rows: for each row its impairments, in any order; a family may come more than once.
         rngs: one generator a row, advanced by what the row's impairments draw.
-        stages: which stages to apply: noise of the receiver belongs between ``"air"`` and ``"receiver"``, other
-            channels between ``"transmitter"`` and ``"air"``.
+        stages: which stages to apply: other channels belong between ``"transmitter"`` and ``"channel"``, noise of the
+            receiver between ``"air"`` and ``"receiver"``.
 
     Returns:
         complex64 ``[B, S]`` of the same kind on the same device, and for each row, in the order of application, a

@@ -26,7 +26,8 @@ _FRACTIONS = 32
 class SamplingClockOffset(Impairment):
     """The receiver samples ``ppm`` parts in a million too fast: ``y[n] = x(n / (1 + ppm 1e-6))``.
 
-    Interpolated to 59 dB over the inner 80 % of the band, 53 dB over 85 %; what would lie outside the capture is zero.
+    The interpolation's error of a tone, measured under it, is at most -56 dB root-mean-square and -47 dB at the worst
+    instant over the inner 80 % of the band; -52 dB and -44 dB over 85 %. What would lie outside the capture is zero.
 
     Args:
         ppm: error of the receiver's clock over the transmitter's.

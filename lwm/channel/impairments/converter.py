@@ -103,10 +103,13 @@ def _block_power(iq: Array, hop: int) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Quantisation(Impairment):
-    """Analogue-to-digital conversion of both rails: ``2^bits`` mid-tread steps, saturating.
+    """Analogue-to-digital conversion of both rails: ``2^bits`` levels of a mid-rise quantiser, saturating.
 
-    Full scale is ``backoff_db`` over the root-mean-square of one rail. A sine just inside full scale keeps
-    ``6.02 bits + 1.76`` dB. Two backends may differ by one step where a value falls on the edge between two.
+    The levels are ``(k + 1/2) step`` on both sides of zero alike, so that no number of bits gives a bias; none is
+    zero itself, and a pause without any noise comes out as half a step. Full scale, the outer edge of the outermost
+    steps, is ``backoff_db`` over the root-mean-square of one rail. A sine just inside full scale keeps
+    ``6.02 bits + 1.76`` dB. Two backends may differ by one step where a value falls on the edge between two. A row
+    of zeros stays one.
 
     Args:
         bits: resolution.
@@ -137,17 +140,18 @@ class Quantisation(Impairment):
         full = np.sqrt(power(iq) / 2) * [10 ** (row.backoff_db / 20) for row in rows]
         half = np.array([2.0 ** (row.bits - 1) for row in rows])
         step = np.maximum(full / half, np.finfo(np.float32).tiny)
-        per_step, steps = column(1 / step, iq), column(step, iq)
+        per_step, steps = column(1 / step, iq), column(np.where(full > 0, step, 0.0), iq)
         low, high = column(-half, iq), column(half - 1, iq)
         clipped = np.zeros(len(rows))
         rails = iq.view(np.float32) if xp is np else xp.view_as_real(iq).flatten(-2)
         for group, span in blocks(iq):
             part = rails[group, 2 * span.start : 2 * span.stop]
             part *= per_step[group]
-            xp.round(part, out=part)
+            xp.floor(part, out=part)
             over = (part > high[group]) | (part < low[group])
             clipped[group] += on_host(xp.count_nonzero(over, 1) if xp is np else xp.count_nonzero(over, dim=1))
             xp.clip(part, low[group], high[group], out=part)
+            part += 0.5
             part *= steps[group]
         share = clipped / max(1, 2 * iq.shape[1])
         return [

@@ -19,6 +19,8 @@ from lwm.errors import ConfigError
 class TDLSweep(Impairment):
     """Fading of profile TDL-A to TDL-E (TR 38.901 clause 7.7.2), then back to the row's mean power.
 
+    It is a channel, for evaluation on a cable or behind another channel; a plan's fading is its channel's.
+
     Without delay spread and Doppler it is then one constant phase; and an SNR that is set later does not depend on
     how deep the draw fades.
 
@@ -29,7 +31,7 @@ class TDLSweep(Impairment):
     """
 
     name: ClassVar[str] = "tdl_sweep"
-    stage: ClassVar[Stage] = "air"
+    stage: ClassVar[Stage] = "channel"
     order: ClassVar[int] = 30
 
     profile: str
@@ -37,7 +39,7 @@ class TDLSweep(Impairment):
     doppler_hz: float
 
     def __post_init__(self) -> None:
-        if self.profile not in PROFILES:
+        if not isinstance(self.profile, str) or self.profile not in PROFILES:
             raise ConfigError(f"no channel profile {self.profile!r}", f"one of {list(PROFILES)}")
         require_between("delay spread", self.delay_spread_s, 0.0, MAX_DELAY_SPREAD_S, "s")
         require_between("Doppler", self.doppler_hz, 0.0, 1e6, "Hz")

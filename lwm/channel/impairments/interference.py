@@ -113,11 +113,12 @@ def _ofdm(
 class BurstNoise(Impairment):
     """Impulsive noise: bursts of white Gaussian noise that begin as a Poisson process and may overlap.
 
-    The share of time with noise is ``1 - exp(-rate_hz duration_s)`` in the mean.
+    The share of time with noise is ``1 - exp(-rate_hz duration_s)`` in the mean. However many bursts overlap, work
+    and memory grow with the capture alone.
 
     Args:
-        rate_hz: bursts that begin in a second, in the mean.
-        duration_s: length of each.
+        rate_hz: bursts that begin in a second, in the mean; 0 to 1e6.
+        duration_s: length of each; 1e-9 to 1e3, at least one sample.
         level_db: power inside a burst, over the whole band, over the row's mean power in dB.
     """
 
@@ -145,15 +146,15 @@ class BurstNoise(Impairment):
     ) -> list[dict[str, Any]]:
         mean, facts = power(iq), []
         for index, (row, rng) in enumerate(zip(rows, rngs, strict=True)):
-            length = max(1, round(row.duration_s * sample_rate))
+            length = max(1, round(min(row.duration_s * sample_rate, 2.0**60)))
             spans = _bursts(rng, iq.shape[1], row.rate_hz / sample_rate, length)
-            active = sum(stop - start for start, stop in spans)
+            lengths = np.diff(spans)[:, 0]
+            active = int(lengths.sum())
             noise = gaussian(rng, active)
             noise *= np.float32(math.sqrt(mean[index] * 10 ** (row.level_db / 10)))
-            device, done = like(noise, iq), 0
-            for start, stop in spans:
-                iq[index, start:stop] += device[done : done + stop - start]
-                done += stop - start
+            # The first sample of a span, less the noisy samples before it, stands still over the span.
+            where = np.repeat(spans[:, 0] - np.cumsum(lengths) + lengths, lengths) + np.arange(active)
+            iq[index, like(where, iq)] += like(noise, iq)
             inside = float(np.vdot(noise, noise).real) / max(1, active)
             facts.append(
                 {
@@ -165,12 +166,21 @@ class BurstNoise(Impairment):
         return facts
 
 
-def _bursts(rng: np.random.Generator, samples: int, rate: float, length: int) -> list[tuple[int, int]]:
-    """Disjoint spans of noise; bursts that began before the capture reach into it, overlapping ones are merged."""
-    begins = np.sort(rng.integers(-length + 1, samples, rng.poisson(rate * (samples + length - 1))))
+def _bursts(rng: np.random.Generator, samples: int, rate: float, length: int) -> npt.NDArray[np.int64]:
+    """Disjoint spans of noise ``[spans, 2]``, first sample and end; overlapping bursts are merged.
+
+    Of the bursts that begin at one sample, and of those that began before the capture, only one matters: the samples
+    with a beginning are drawn, and the age of the last beginning, which is exponential.
+    """
+    count = rng.binomial(samples, -math.expm1(-rate))
+    begins = np.sort(rng.choice(samples, count, replace=False, shuffle=False)) if count else np.empty(0, np.int64)
+    age = math.floor(min(rng.exponential(1 / rate), 2.0**60)) + 1 if rate else length
+    stops = begins + min(length, samples)
+    if samples and age < length:
+        begins, stops = np.append(0, begins), np.append(min(length - age, samples), stops)
     if not len(begins):
-        return []
-    first = np.flatnonzero(np.diff(begins, prepend=begins[0] - length - 1) > length)
+        return np.empty((0, 2), np.int64)
+    reach = np.maximum.accumulate(stops)
+    first = np.append(0, np.flatnonzero(begins[1:] > reach[:-1]) + 1)
     last = np.append(first[1:], len(begins)) - 1
-    starts, stops = np.maximum(begins[first], 0), np.minimum(begins[last] + length, samples)
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+    return np.stack([begins[first], np.minimum(reach[last], samples)], -1)

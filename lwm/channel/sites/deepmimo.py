@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwm.channel.sites.table import SiteTable
+from lwm.channel.sites.table import DAMAGE, SiteTable
 from lwm.errors import DatasetError
 
 _LAYOUT = "a DeepMIMO scenario folder (v4: params.json and power_t000_tx000_r000.mat ...; v3: params.mat, BS1_UE_*.mat;"
 _LAYOUT += " v2: NAME.params.mat, NAME.1.CIR.mat ...)"
+
+_AGAIN = "download the scenario again"
 
 _V4 = {
     "receivers_m": ("rx_pos", "rx_loc"),
@@ -52,17 +54,21 @@ def read_deepmimo(folder: str | Path) -> SiteTable:
         old = sorted(folder.glob("*.params.mat"))
         if old:
             return _read_v2(folder, old[0].name.removesuffix(".params.mat"))
-    except (KeyError, IndexError, TypeError, ValueError, OSError, NotImplementedError) as error:
+    except (KeyError, IndexError, TypeError, OverflowError, RecursionError, *DAMAGE) as error:
         raise DatasetError(f"DeepMIMO folder {folder} cannot be read ({error!r})", _LAYOUT) from error
     raise DatasetError(f"no DeepMIMO scenario in {folder}", _LAYOUT, "give the folder that holds the params file")
 
 
 def _read_v4(folder: Path) -> SiteTable:
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-    sets = sorted(params["txrx_sets"].values(), key=lambda one: one["id"])
-    transmit = next(one["id"] for one in sets if one["is_tx"])
+    sets = params["txrx_sets"]
+    if not isinstance(sets, dict) or not any(one["is_tx"] for one in sets.values()):
+        raise DatasetError(f"{folder / 'params.json'} names no transmitting set in txrx_sets", _LAYOUT, _AGAIN)
+    if not any(one["is_rx"] for one in sets.values()):
+        raise DatasetError(f"{folder / 'params.json'} names no receiving set in txrx_sets", _LAYOUT, _AGAIN)
+    transmit = min(one["id"] for one in sets.values() if one["is_tx"])
     # A base station's own set may receive too; the users are the set that only receives.
-    receive = min((one for one in sets if one["is_rx"]), key=lambda one: (one["is_tx"], one["id"]))["id"]
+    receive = min((one["is_tx"], one["id"]) for one in sets.values() if one["is_rx"])[1]
     code = f"t{transmit:03}_tx000_r{receive:03}"
     read = {key: _matrix(folder, names, code) for key, names in _V4.items()}
     position = read["transmitter_m"].reshape(-1, 3)[0]
@@ -85,12 +91,21 @@ def _matrix(folder: Path, names: tuple[str, ...], code: str) -> npt.NDArray[Any]
         stem = folder / f"{name}_{code}"
         if stem.with_suffix(".mat").is_file():
             return np.asarray(_mat(stem.with_suffix(".mat"))[name])
-        if stem.with_suffix(".npz").is_file():
-            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as archive:
-                return np.asarray(archive[name])
-        if stem.with_suffix(".npy").is_file():
-            return np.asarray(np.load(stem.with_suffix(".npy"), allow_pickle=False))
+        for path in (stem.with_suffix(".npz"), stem.with_suffix(".npy")):
+            if path.is_file():
+                return _numpy(path, name)
     raise DatasetError(f"{folder} has no {names[0]}_{code}.mat, .npz or .npy", _LAYOUT)
+
+
+def _numpy(path: Path, name: str) -> npt.NDArray[Any]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return np.asarray(loaded[name])
+    except (KeyError, *DAMAGE) as error:
+        raise DatasetError(f"{path} cannot be read ({error})", _LAYOUT, _AGAIN) from error
 
 
 def _mat(path: Path) -> Mapping[str, Any]:
@@ -99,8 +114,8 @@ def _mat(path: Path) -> Mapping[str, Any]:
 
     try:
         return dict(loadmat(path))
-    except MatReadError as error:
-        raise DatasetError(f"{path} cannot be read ({error})", _LAYOUT, "download the scenario again") from error
+    except (MatReadError, KeyError, TypeError, IndexError, *DAMAGE) as error:
+        raise DatasetError(f"{path} cannot be read ({error})", _LAYOUT, _AGAIN) from error
 
 
 def _read_v3(folder: Path) -> SiteTable:

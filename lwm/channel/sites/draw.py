@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from os import PathLike
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from lwm.channel.draw import ChannelDraw, Rays, jakes_rays
+from lwm.channel.limits import require_number
 from lwm.channel.sites.shipped import SITES, site_table
 from lwm.channel.sites.table import STEPS, SiteTable
 from lwm.errors import ConfigError
@@ -24,7 +26,9 @@ class SiteDraw(ChannelDraw):
     ``"rayleigh"`` is the combination of LWM-Spectro: the traced delays and powers, each tap faded on its own with the
     Doppler spectrum of TR 38.901 clause 7.7.2; the direct path does not fade and turns with its own direction.
     ``"traced"`` is the ray tracer's word for word: each path one ray with its traced phase, its Doppler the largest
-    Doppler times the cosine between its arrival and the direction of travel.
+    Doppler times the cosine between its arrival and the direction of travel. Traced phases hold at the table's carrier
+    only: at another one the same paths would add up in another way, and the draw is one plausible channel, not that
+    of the place.
 
     Args:
         site: name in :data:`SITES`, the path of a table file, or a DeepMIMO scenario folder.
@@ -34,7 +38,8 @@ class SiteDraw(ChannelDraw):
         index: number of the draw under that seed.
 
     Raises:
-        ConfigError: unknown site or fading, a receiver that the site does not have, negative seed or index.
+        ConfigError: unknown site or fading, a receiver that the site does not have, seed or index that is negative or
+            no whole number.
         DatasetError: a table that cannot be used.
     """
 
@@ -47,12 +52,15 @@ class SiteDraw(ChannelDraw):
     index: int = 0
 
     def __post_init__(self) -> None:
+        # Plain values, whatever numpy or pathlib gave: the draw goes into JSON and its seed into random streams' names.
+        if isinstance(self.site, PathLike):
+            object.__setattr__(self, "site", str(self.site))
+        for name in ("seed", "index"):
+            object.__setattr__(self, name, require_number(f"channel {name}", getattr(self, name)))
         if self.fading not in get_args(Fading):
             raise ConfigError(f"fading {self.fading!r}", f"one of {list(get_args(Fading))}")
-        if self.seed < 0 or self.index < 0:
-            raise ConfigError(f"channel seed {self.seed}, index {self.index}", "both 0 or more")
-        if not 0 <= self.receiver < self.table.receivers:
-            raise ConfigError(f"receiver {self.receiver} of site {self.site}", f"0 to {self.table.receivers - 1}")
+        receiver = require_number(f"site {self.site}, receiver", self.receiver, self.table.receivers - 1)
+        object.__setattr__(self, "receiver", receiver)
 
     @property
     def table(self) -> SiteTable:
@@ -146,8 +154,9 @@ def draw_site(seed: int, index: int, sites: str | Sequence[str] = SITES, fading:
         fading: ``"rayleigh"`` or ``"traced"``.
 
     Raises:
-        ConfigError: no site to choose from, unknown site or fading.
+        ConfigError: no site to choose from, unknown site or fading, seed or index that is negative or no whole number.
     """
+    seed, index = require_number("channel seed", seed), require_number("channel index", index)
     names = [sites] if isinstance(sites, str) else list(sites)
     if not names:
         raise ConfigError("no site to draw from", f"some of {list(SITES)} or paths of tables")

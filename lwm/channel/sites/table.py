@@ -1,5 +1,6 @@
 """Multipath tables of one site: every path from one transmitter to receivers on the streets, and their file."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -39,6 +40,9 @@ MAX_RECEIVERS = 2_000_000
 
 MAX_BYTES = 600_000_000
 """Largest unpacked file read (ours): a bound on what a damaged file can make us allocate."""
+
+DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What numpy and zipfile raise on an ``.npz`` that is damaged, encrypted, or packed in a way that they do not know."""
 
 _INDEXES = ("offsets", "los")
 _MEND = "trace it again with `lwm trace-site`, or write the arrays as lwm/channel/sites/data/README.md says"
@@ -133,12 +137,27 @@ class SiteTable:
     def _powers(self) -> npt.NDArray[np.float64]:
         return 10 ** (self.powers_db / 10)
 
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 of the arrays as a file would hold them: the same for one table under two names, read or saved.
+
+        The header has no part in it: with another name, carrier or provenance the receivers are still the same.
+        """
+        codes = {key: _codes(key, getattr(self, key)).astype(np.int64) for key in STEPS}
+        parts = {**codes, "offsets": self.offsets.astype(np.int64), "los": self.los}
+        digest = hashlib.sha256()
+        for key in sorted(parts):
+            digest.update(np.ascontiguousarray(parts[key]).tobytes())
+        return digest.hexdigest()
+
     def paths(self, receiver: int) -> slice:
         """Where the paths of one receiver are in the arrays of paths."""
         return slice(int(self.offsets[receiver]), int(self.offsets[receiver + 1]))
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write the table, rounded to :data:`STEPS`, as an ``.npz`` without pickles, at once or not at all.
+
+        A delay below half a step becomes one step: no delay is 0.
 
         Raises:
             OutputError: the file exists and ``overwrite`` is False, or the place cannot be written.
@@ -153,7 +172,7 @@ class SiteTable:
             "steps": STEPS,
             "provenance": dict(self.provenance),
         }
-        arrays: dict[str, npt.NDArray[Any]] = {key: _codes(getattr(self, key), step) for key, step in STEPS.items()}
+        arrays: dict[str, npt.NDArray[Any]] = {key: _codes(key, getattr(self, key)) for key in STEPS}
         arrays["counts"] = _smallest(self.path_counts)
         arrays["los"] = np.packbits(self.los)
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
@@ -175,7 +194,7 @@ def load_table(path: str | Path) -> SiteTable:
         raise DatasetError(f"{path} lacks the arrays {missing}", "every array of a site table", _MEND)
     try:
         return _from_arrays(arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DatasetError(f"{path}: header or arrays unreadable ({error})", "a site table", _MEND) from error
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from error
@@ -191,7 +210,7 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
             raise DatasetError(f"{path} unpacks to {size} bytes", f"at most {MAX_BYTES}", _MEND)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         raise DatasetError(f"{path} cannot be read ({error})", "an .npz site table without pickles", _MEND) from error
 
 
@@ -202,10 +221,15 @@ def _from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> SiteTable:
     if header["format_version"] != FORMAT_VERSION:
         raise DatasetError(f"format version {header['format_version']}", f"version {FORMAT_VERSION}", _MEND)
     counts = arrays["counts"].astype(np.int64)
-    steps = header.get("steps", {})
+    steps, provenance = header.get("steps", {}), header.get("provenance", {})
+    if not isinstance(steps, dict) or not isinstance(provenance, dict):
+        raise DatasetError("steps or provenance that is no mapping", "names with their values", _MEND)
     values = {key: arrays[key].astype(np.float64) * float(steps.get(key, 1.0)) for key in STEPS}
     los = arrays["los"]
     if los.dtype != bool:
+        # Where bits lack, unpackbits would go on with zeros.
+        if los.shape != (wanted := -(-values["delays_s"].size // 8),):
+            raise DatasetError(f"los of shape {los.shape}", f"({wanted},), one bit a path", _MEND)
         los = np.unpackbits(los.astype(np.uint8), count=values["delays_s"].size).astype(bool)
     return SiteTable(
         name=str(header["name"]),
@@ -213,7 +237,7 @@ def _from_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> SiteTable:
         transmitter_m=np.array(header["transmitter_m"], np.float64),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         los=los,
-        provenance=header.get("provenance", {}),
+        provenance=provenance,
         **values,
     )
 
@@ -258,10 +282,12 @@ def _check_values(table: SiteTable) -> None:
         raise DatasetError(f"receiver {direct.argmax()} with {direct.max()} direct paths", "one at most", _MEND)
 
 
-def _codes(values: npt.NDArray[np.float64], step: float) -> npt.NDArray[Any]:
-    if step in (STEPS["phases_rad"], STEPS["azimuths_rad"]):
-        return (np.round(values / step) % 256).astype(np.uint8)
-    return _smallest(np.round(values / step).astype(np.int64))
+def _codes(key: str, values: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Integers that times the step of ``key`` are the values of a file."""
+    codes = np.round(values / STEPS[key])
+    if key in ("phases_rad", "azimuths_rad"):
+        return (codes % 256).astype(np.uint8)
+    return _smallest(np.maximum(codes, 1 if key == "delays_s" else -np.inf).astype(np.int64))
 
 
 def _smallest(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lwm.channel.limits import require_between
+from lwm.channel.limits import require_between, require_number
 from lwm.channel.sites.table import MAX_DELAY_S, SiteTable
 from lwm.channel.sites.tracer import (
     CELL_M,
     TERMINAL_M,
     require_tracer,
     scene_file,
+    shipped_name,
     stand_receivers,
     stand_transmitter,
 )
@@ -31,9 +32,13 @@ OPENSTREETMAP_TERMS = {
     "(c) OpenStreetMap contributors, made available here under the Open Database License (ODbL) 1.0",
     "licence": "ODbL-1.0, https://opendatacommons.org/licenses/odbl/1-0/",
 }
-OTHER_TERMS = {
-    "attribution": "Ray-traced with Sionna RT, (c) NVIDIA CORPORATION & AFFILIATES",
-    "licence": "Apache-2.0 for a scene that Sionna RT ships; of your own scene, its own terms",
+SIONNA_TERMS = {
+    "attribution": "Scene of Sionna RT, (c) NVIDIA CORPORATION & AFFILIATES, ray-traced with it",
+    "licence": "Apache-2.0",
+}
+OWN_TERMS = {
+    "attribution": "that of the scene's authors; ray-traced with Sionna RT, (c) NVIDIA CORPORATION & AFFILIATES",
+    "licence": "the scene's own terms: it is none that Sionna RT ships",
 }
 
 MAX_RECEIVERS_ASKED = 100_000
@@ -120,8 +125,7 @@ def trace_site(
     out = Path(out)
     require_between("receivers", receivers, 1, MAX_RECEIVERS_ASKED, "")
     require_between("carrier", carrier, 1e8, 1e11, "Hz")
-    if seed < 0:
-        raise ConfigError(f"seed {seed}", "0 or more")
+    seed = require_number("seed", seed)
     if out.suffix != ".npz":
         raise ConfigError(f"--out {out}", "a file name that ends in .npz")
     require_empty(out, overwrite=overwrite)
@@ -147,8 +151,7 @@ def trace_table(scene: str, receivers: int, seed: int, carrier_hz: float, settin
     batches, tried = _solve_all(rt, loaded, transmitter[:2], receivers, seed, settings)
     joined = [np.concatenate(parts)[: _take(parts, receivers, key, batches)] for key, parts in _columns(batches)]
     found = Batch(*joined)
-    terms = OPENSTREETMAP_TERMS if scene in OPENSTREETMAP_SCENES else OTHER_TERMS
-    name = scene if file != scene else Path(scene).stem
+    name, terms = name_and_terms(rt, file)
     provenance = {
         "scene": name,
         "tracer": f"sionna-rt {version('sionna-rt')}",
@@ -169,6 +172,14 @@ def trace_table(scene: str, receivers: int, seed: int, carrier_hz: float, settin
         provenance=provenance,
         **{key: getattr(found, key) for key in Batch._fields if key not in ("counts", "kept")},
     )
+
+
+def name_and_terms(rt: Any, file: str) -> tuple[str, dict[str, str]]:
+    """Name of a table traced from a scene's file, and the attribution and licence that come with that scene."""
+    name = shipped_name(rt, file)
+    if name is None:
+        return Path(file).stem, OWN_TERMS
+    return name, OPENSTREETMAP_TERMS if name in OPENSTREETMAP_SCENES else SIONNA_TERMS
 
 
 def _columns(batches: list[Batch]) -> list[tuple[str, tuple[npt.NDArray[Any], ...]]]:

@@ -78,10 +78,21 @@ def scene_file(rt: Any, scene: str) -> str:
     """
     if Path(scene).suffix == ".xml" and Path(scene).is_file():
         return scene
-    shipped = {key: value for key, value in vars(rt.scene).items() if isinstance(value, str) and value.endswith(".xml")}
+    shipped = _shipped_scenes(rt)
     if scene not in shipped:
         raise ConfigError(f"no scene {scene!r}", f"the path of a Mitsuba .xml file or one of {sorted(shipped)}")
-    return str(shipped[scene])
+    return shipped[scene]
+
+
+def shipped_name(rt: Any, file: str) -> str | None:
+    """Name under which Sionna RT ships the scene in this very file; None for any other file, whatever it is called."""
+    place = Path(file).resolve()
+    return next((name for name, path in _shipped_scenes(rt).items() if Path(path).resolve() == place), None)
+
+
+def _shipped_scenes(rt: Any) -> dict[str, str]:
+    """File of each scene that Sionna RT ships."""
+    return {key: path for key, path in vars(rt.scene).items() if isinstance(path, str) and path.endswith(".xml")}
 
 
 class Survey(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from lwm.channel import ChannelDraw, Rays, TDLDraw, apply_channel, doppler_hz, draw_speed, tap_gains
+from lwm.channel import ChannelDraw, Rays, TDLDraw, apply_channel, delay, doppler_hz, draw_speed, tap_gains
 from lwm.channel.blocks import INTERPOLATION_ERROR, _lagrange, make_plan
 from lwm.errors import CaptureError, ConfigError
 from lwm.seeding import rng_for
@@ -202,3 +202,17 @@ def test_negative_delays_are_refused():
 def test_sample_rate_must_be_positive(rate):
     with pytest.raises(CaptureError, match="sample rate"):
         apply_channel(np.ones(100, np.complex64), rate, TDLDraw("TDL-A", 1e-7, seed=0), 0.0)
+
+
+@pytest.mark.parametrize(("edge", "worst_db"), [(0.45, -58.0), (0.47, -53.0)])
+def test_worst_error_of_a_fractional_delay_is_the_one_stated(edge, worst_db):
+    """Tones up to ``edge`` cycles a sample at every 64th of a sample, away from the ends."""
+    samples = np.arange(1024)
+    frequencies = np.linspace(edge - 0.02, edge, 9)
+    tones = np.exp(2j * np.pi * frequencies[:, None] * samples).astype(np.complex64)
+    worst = 0.0
+    for fraction in np.arange(1, 64) / 64:
+        late = delay(tones, fraction, 1.0)
+        wanted = tones * np.exp(-2j * np.pi * frequencies * fraction)[:, None]
+        worst = max(worst, np.abs(late - wanted)[:, 200:-200].max())
+    assert worst_db - 3 < 20 * np.log10(worst) < worst_db

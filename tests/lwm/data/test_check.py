@@ -142,7 +142,7 @@ def _leaks(root: Path, pictures: np.ndarray, records: list[dict[str, Any]]) -> s
 def test_channels_and_waveforms_in_two_splits_are_found(tmp_path: Path, spectrograms: np.ndarray) -> None:
     def record(waveform: str, index: int, split: str, doppler_hz: float) -> dict[str, Any]:
         draw = {"model": "tdl", "profile": "TDL-A", "delay_spread_s": 1e-7, "seed": 1, "index": index}
-        return {"waveform": waveform, "channel": {"name": f"{split}/0", **draw, "doppler_hz": doppler_hz}}
+        return {"waveform": waveform, "channel": {"name": f"{split}/0", "draw": draw}, "doppler_hz": doppler_hz}
 
     records = [record("w0", 5, "train", 1), record("w1", 6, "train", 2)]
     records += [record("w1", 7, "test", 3), record("w2", 5, "test", 4)]
@@ -152,8 +152,8 @@ def test_channels_and_waveforms_in_two_splits_are_found(tmp_path: Path, spectrog
 
 def test_receivers_and_recordings_in_two_splits_are_found(tmp_path: Path, spectrograms: np.ndarray) -> None:
     def record(receiver: int, index: int, source: str) -> dict[str, Any]:
-        channel = {"model": "site", "site": "munich", "receiver": receiver, "seed": 0, "index": index}
-        return {"channel": channel, "source": source}
+        draw = {"model": "site", "site": "munich", "receiver": receiver, "seed": 0, "index": index}
+        return {"channel": {"name": "0", "draw": draw}, "source": source}
 
     records = [record(3, 0, "a.sigmf"), record(4, 1, "b.sigmf"), record(3, 2, "c.sigmf"), record(5, 3, "b.sigmf")]
     site = '{"model": "site", "receiver": 3, "site": "munich"}'

@@ -111,7 +111,7 @@ def test_classes_are_balanced_and_splits_share_nothing(made: tuple[str, Path]) -
     assert {key[0]: count for key, count in classes.items()} == {"train": 2, "test": 1}
     assert len(set(classes.values())) == 2
     draws = {
-        split: {r["channel"]["index"] for s, r in zip(splits, records, strict=True) if s == split}
+        split: {r["channel"]["draw"]["index"] for s, r in zip(splits, records, strict=True) if s == split}
         for split in ("train", "test")
     }
     assert draws["train"].isdisjoint(draws["test"])

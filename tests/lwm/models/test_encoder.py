@@ -1,21 +1,18 @@
 """The encoder's contract, its pooling, and what masked modelling may see."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
 from lwm.errors import ConfigError, ModelError
-from lwm.models.encoder import (
-    SpectrogramEncoder,
-    build_encoder,
-    encoder_size,
-    patchify,
-    sinusoidal_positions,
-    unpatchify,
-)
+from lwm.models.decoder import build_decoder
+from lwm.models.encoder import SpectrogramEncoder, build_encoder, patchify, unpatchify
 from lwm.models.pooling import pool
+from lwm.models.positions import resample_positions, sinusoidal_positions
+from lwm.models.sizes import SIZES, EncoderConfig, decoder_size, encoder_size
 from lwm.signal.recipe import recipe_named
 
 RECIPE = recipe_named("small")
@@ -157,13 +154,98 @@ def test_seed_alone_decides_the_weights() -> None:
 
 
 def test_refusals(encoder: SpectrogramEncoder) -> None:
-    with pytest.raises(ModelError, match=r"\(1, 32, 64\).*\(1, 64, 64\)"):
-        encoder(torch.zeros(1, 1, 32, 64))
+    with pytest.raises(ModelError, match=r"\(1, 40, 64\).*patch \(16\)"):
+        encoder(torch.zeros(1, 1, 40, 64))
+    with pytest.raises(ModelError, match=r"\(3, 64, 64\).*1 channels"):
+        encoder(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ConfigError, match="no encoder size named 'large'.*small"):
         encoder_size("large")
-    with pytest.raises(ModelError, match="divides"):
+    with pytest.raises(ModelError, match=r"\(64, 64\).*patch \(24\) divides"):
         SpectrogramEncoder(replace(encoder_size("tiny"), patch=24), RECIPE)
     with pytest.raises(ModelError, match="colour"):
         SpectrogramEncoder.from_config(encoder.get_config() | {"colour": 1}, RECIPE)
-    with pytest.raises(ConfigError, match="heads"):
+    with pytest.raises(ConfigError, match="width 32, depth 2, heads 3"):
         replace(encoder_size("tiny"), heads=3)
+
+
+def encoder_weights(shape: EncoderConfig, channels: int) -> int:
+    """Closed form: patch embedding, depth x (attention 4D^2+4D, MLP 8D^2+5D, two norms 4D), last norm."""
+    d = shape.width
+    block = 12 * d**2 + 13 * d
+    return (channels * shape.patch**2 + 1) * d + shape.depth * block + 2 * d
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_builds_with_its_number_of_weights(name: str) -> None:
+    size = SIZES[name]
+    recipe = replace(RECIPE, size=size.picture)
+    with torch.device("meta"):
+        encoder = SpectrogramEncoder(size.encoder, recipe)
+        decoder = build_decoder(encoder, size.decoder)
+    assert all(p.is_meta for p in (*encoder.parameters(), *decoder.parameters()))
+    assert sum(p.numel() for p in encoder.parameters()) == encoder_weights(size.encoder, 1)
+    w, light = size.decoder.width, decoder_size(name)
+    hidden = int(w * light.mlp_ratio)
+    block = 4 * w**2 + 4 * w + 2 * w * hidden + hidden + w + 4 * w
+    ends = (size.encoder.width + 1) * w + w + 2 * w + (w + 1) * size.encoder.patch**2
+    assert sum(p.numel() for p in decoder.parameters()) == light.depth * block + ends
+
+
+def test_sizes_have_the_papers_figures() -> None:
+    # arXiv 2411.09996: S 512-d 12 layers 8 heads / 256-d 8 layers 16 heads; M 768-12-12, L 1024-24-16 / 512-8-16.
+    for name, shape, light in (
+        ("s", (512, 12, 8), (256, 8, 16)),
+        ("m", (768, 12, 12), (512, 8, 16)),
+        ("l", (1024, 24, 16), (512, 8, 16)),
+    ):
+        e, d = encoder_size(name), decoder_size(name)
+        assert ((e.width, e.depth, e.heads), (d.width, d.depth, d.heads)) == (shape, light)
+        assert (SIZES[name].picture, e.patch) == ((224, 224), 16)
+    e = encoder_size("rf")
+    assert (SIZES["rf"].picture, e.patch, e.width, e.depth) == ((256, 256), 16, 192, 12)
+
+
+def test_prefix_tokens_lead_and_are_not_pooled() -> None:
+    shape = replace(encoder_size("tiny"), cls_token=True, registers=3)
+    encoder = SpectrogramEncoder(shape, RECIPE).eval()
+    x = pictures(2)
+    tokens = encoder.forward_features(x)
+    assert encoder.num_prefix_tokens == 4
+    assert tokens.shape == (2, 20, 32)
+    torch.testing.assert_close(encoder(x), pool(tokens[:, 4:], (4, 4)))
+    assert encoder.encode_visible(x, torch.tensor([[1], [2]])).shape == (2, 5, 32)
+    before = encoder(x)
+    with torch.no_grad():
+        encoder.prefix += torch.randn_like(encoder.prefix)
+    assert not torch.allclose(encoder(x), before)
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "learned"])
+def test_other_sizes_go_through_the_same_weights(position: Literal["sinusoidal", "learned"]) -> None:
+    torch.manual_seed(0)
+    encoder = SpectrogramEncoder(replace(encoder_size("tiny"), position=position), RECIPE).eval()
+    wide = torch.randn(2, 1, 32, 96)
+    assert encoder.forward_features(wide).shape == (2, 12, 32)
+    assert encoder(wide).shape == (2, 96)
+    torch.testing.assert_close(encoder(wide), encoder.forward_head(encoder.forward_features(wide), grid_size=(2, 6)))
+    if position == "sinusoidal":
+        # The same weights in an encoder made for that size.
+        other = SpectrogramEncoder(encoder.config, replace(RECIPE, size=(32, 96))).eval()
+        other.load_state_dict(encoder.state_dict())
+        torch.testing.assert_close(other(wide), encoder(wide))
+
+
+def test_resampled_positions_keep_a_plane() -> None:
+    row, column = torch.meshgrid(torch.arange(8.0), torch.arange(6.0), indexing="ij")
+    table = torch.stack([row, column], -1).reshape(48, 2)
+    twice = resample_positions(table, (8, 6), (16, 12)).reshape(16, 12, 2)
+    # Away from the edges half a cell finer sampling of a plane stays on it.
+    expected = (torch.arange(16.0) + 0.5) / 2 - 0.5
+    torch.testing.assert_close(twice[4:-4, 5, 0], expected[4:-4], atol=1e-4, rtol=0)
+    torch.testing.assert_close(resample_positions(table, (8, 6), (8, 6)), table)
+
+
+def test_three_channels() -> None:
+    encoder = build_encoder("tiny", replace(RECIPE, channels="viridis"), seed=1)
+    assert encoder.patch_embed.in_features == 3 * 256
+    assert encoder(torch.randn(2, 3, 64, 64)).shape == (2, 96)

@@ -208,3 +208,9 @@ def test_impossible_recipes_are_refused():
     plain["fft"] = plain.pop("n_fft")
     with pytest.raises(ConfigError, match=r"\['fft', 'n_fft'\]"):
         Recipe.from_dict(plain)
+
+
+def test_odd_fft_has_its_rows_in_order_of_frequency():
+    recipe = replace(SMALL, n_fft=255, win_length=255, hop=256, size=(51, 64), resize="area")
+    for bin_ in (-127, -30, 0, 64, 127):
+        assert recipe(tone(bin_ / 255), RATE).db[0, 0, :, 5].argmax() == (bin_ + 127) // 5

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.signal import resample_poly
 
 from lwm.errors import CaptureError
 from lwm.signal.capture import Capture, Emission
@@ -67,3 +68,23 @@ def test_tune_filters_away_what_lies_outside_and_its_emission():
     tuned = tune(Capture(tone(4e6, 10e6, 10_000), 10e6, emissions=[box]), 0.0, 2e6)
     assert tuned.emissions == []
     assert np.mean(np.abs(tuned.iq[50:-50]) ** 2) < 1e-5
+
+
+@pytest.mark.parametrize("samples", [7, 1000, 30_001])
+@pytest.mark.parametrize("ratio", [(1, 4), (48, 125), (4, 1), (125, 96), (1, 16), (317, 320), (400, 401)])
+def test_resampling_is_scipys(ratio, samples):
+    rng = np.random.default_rng(samples)
+    iq = (rng.standard_normal(samples) + 1j * rng.standard_normal(samples)).astype(np.complex64)
+    found = resample(iq, float(ratio[1]), float(ratio[0]))
+    wanted = resample_poly(iq.astype(np.complex128), *ratio)
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, atol=5e-6)
+
+
+@pytest.mark.parametrize(("rate", "ratio"), [(2.5e6, (1, 4)), (3.84e6, (48, 125)), (7.68e6, (96, 125))])
+def test_tuning_down_is_a_shift_and_then_a_filter(rate, ratio):
+    rng = np.random.default_rng(0)
+    iq = (rng.standard_normal(50_001) + 1j * rng.standard_normal(50_001)).astype(np.complex64)
+    found = tune(Capture(iq, 10e6), 1_234_567.8, rate).iq
+    turned = iq * np.exp(2j * np.pi * ((np.arange(iq.size) * (1_234_567.8 / 10e6)) % 1.0))
+    np.testing.assert_allclose(found, resample_poly(turned, *ratio), atol=5e-6)
