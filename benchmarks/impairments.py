@@ -3,7 +3,8 @@
 One JSON object a line: megasamples a second on one core, medians; ratio > 1 means ours is faster. Ours gets the batch
 and records its facts; TorchSig's transforms take one row, which is what they are timed on. They do not always do the
 same work: the clock drift there picks the nearest of 5000 filters, the phase noise is white, and the noise of varying
-level covers the whole capture. Estimates of a noise floor and rescaling by FFTs are switched off where they can be.
+level covers the whole capture. Where TorchSig estimates a noise floor or rescales by FFTs unless told not to, there are
+two lines: one with what it does by default, one with that switched off.
 The fading there is one static filter, given the length that the coherence bandwidth of our delay spread needs.
 """
 
@@ -56,6 +57,12 @@ def cases(rng: np.random.Generator) -> list[tuple[Impairment, str, Callable[[np.
             "iq_imbalance",
             lambda x: functional.iq_imbalance(x, 3.0, 0.26, -200.0, 0.0, NOISE_DB),
         ),
+        (
+            IQImbalance(3.0, 15.0),
+            "iq_imbalance, default noise floor",
+            lambda x: functional.iq_imbalance(x, 3.0, 0.26, -200.0, 0.0),
+        ),
+        (PowerAmplifier(1.0, 2.0), "nonlinear_amplifier, default scaling", functional.nonlinear_amplifier),
         (PowerAmplifier(1.0, 2.0), "nonlinear_amplifier", partial(functional.nonlinear_amplifier, auto_scale=False)),
         (CarrierFrequencyOffset(5e3), "carrier_frequency_drift", partial(functional.carrier_frequency_drift, rng=rng)),
         (PhaseNoise(-75.0, 100e3), "carrier_phase_noise", partial(functional.carrier_phase_noise, rng=rng)),
@@ -64,6 +71,11 @@ def cases(rng: np.random.Generator) -> list[tuple[Impairment, str, Callable[[np.
         (AutomaticGainControl(0.0, 20e-6, 200e-6), "digital_agc", functional.digital_agc),
         (SamplingClockOffset(50.0), "clock_drift", partial(functional.clock_drift, drift_ppm=1e-3, rng=rng)),
         (Spurs(4, -20.0), "spurs", lambda x: functional.spurs(x, RATE, tones, np.zeros(4), NOISE_DB)),
+        (
+            Spurs(4, -20.0),
+            "spurs, default noise floor",
+            lambda x: functional.spurs(x, RATE, tones, np.zeros(4)),
+        ),
         (
             AdjacentChannelInterferer(10.0, 12e6, RATE / 5),
             "adjacent_channel_interference",

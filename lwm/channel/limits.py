@@ -1,4 +1,4 @@
-"""The one check of a number against the range that the channel models take."""
+"""The checks of numbers against the ranges that the channel models take."""
 
 import operator
 from numbers import Real
@@ -9,6 +9,11 @@ from lwm.errors import ConfigError
 _LONGEST = 1e308
 
 
+def is_number(value: Any) -> bool:
+    """True for a real number of Python or numpy, be it NaN; False for text, truth values and arrays."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def require_between(name: str, value: Any, low: float, high: float, unit: str) -> float:
     """``value`` as float when it is finite and in ``[low, high]``; numpy's scalars are numbers too.
 
@@ -16,7 +21,7 @@ def require_between(name: str, value: Any, low: float, high: float, unit: str) -
         ConfigError: no number, NaN, infinite, or out of range; the message says the range and the unit.
     """
     expected = f"{low:g} to {high:g} {unit}"
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         raise ConfigError(f"{name} {value!r}", f"a number, {expected}")
     # Compared as it is: an integer may be too long for a float, and even for a message.
     if not low <= value <= high:

@@ -80,8 +80,8 @@ def receive(
     """One clean waveform as many receivers get it, in one call.
 
     The order is the physical one: impairments of the transmitter, the channel and its timing, impairments of the air
-    (interference, bursts), white noise, impairments of the receiver. The SNR is that behind transmitter and channel, over white noise
-    alone.
+    (interference, bursts), white noise, impairments of the receiver. The SNR is that behind transmitter and channel,
+    over white noise alone.
 
     Args:
         iq: complex64 ``[S]``; numpy, or torch on any device, where everything is then computed.

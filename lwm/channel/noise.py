@@ -106,7 +106,8 @@ def add_noise(
     """
     iq = as_iq(iq)
     rows = iq if iq.ndim == 2 else iq[None]
-    snrs = [float(snr_db)] * len(rows) if np.ndim(snr_db) == 0 else [float(each) for each in np.asarray(snr_db)]
+    given = [float(each) for each in np.ravel(np.asarray(snr_db))]
+    snrs = given * len(rows) if np.ndim(snr_db) == 0 else given
     rngs = [rng] if isinstance(rng, np.random.Generator) else list(rng)
     if len(snrs) != len(rows) or len(rngs) != len(rows):
         raise ConfigError(f"{len(snrs)} SNRs and {len(rngs)} generators for {len(rows)} rows", "one of each a row")
@@ -124,8 +125,8 @@ def as_iq(iq: Any) -> Any:
     Raises:
         CaptureError: real numbers, or another number of dimensions.
     """
-    on_torch = isinstance(iq, torch.Tensor)
-    array = iq if on_torch else np.asarray(iq)
+    array: Any = iq if isinstance(iq, torch.Tensor) else np.asarray(iq)
+    on_torch = isinstance(array, torch.Tensor)
     if not (array.is_complex() if on_torch else np.iscomplexobj(array)) or array.ndim not in (1, 2):
         raise CaptureError(f"IQ of type {array.dtype} and shape {tuple(array.shape)}", "complex [S] or [B, S]")
     return array.to(torch.complex64) if on_torch else array.astype(np.complex64, copy=False)

@@ -1,9 +1,8 @@
 """What is drawn for a sample: channel, speed, carrier, SNR and impairments, from (seed, split, technology, index)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from numbers import Real
 from typing import Any, get_args
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from lwm.channel.draw import ChannelDraw
 from lwm.channel.fading import MAX_CARRIER_HZ
 from lwm.channel.impairments import FAMILIES, Impairment
-from lwm.channel.limits import require_number
+from lwm.channel.limits import is_number, require_number
 from lwm.channel.link import Conditions
 from lwm.channel.mobility import MOBILITY, draw_speed
 from lwm.channel.noise import MAX_SNR_DB, MIN_SNR_DB, Reference
@@ -220,13 +219,18 @@ def require_splits(counts: Mapping[str, int], key: str) -> None:
 def require_span(spans: Iterable[Any], key: str, low: float, high: float, unit: str) -> None:
     """Pairs of numbers that rise or stay within ``[low, high]``; else a ConfigError naming ``key`` and the range."""
     for span in spans:
-        right = len(span) == 2 and all(_within(number, low, high) for number in span) and span[0] <= span[1]
+        right = (
+            isinstance(span, Sequence)
+            and len(span) == 2
+            and all(_within(number, low, high) for number in span)
+            and span[0] <= span[1]
+        )
         wanted = f"two numbers, {low:g} <= low <= high <= {high:g} {unit}"
-        require(right, f"{key} {list(span)}", wanted)
+        require(right, f"{key} {span}", wanted)
 
 
 def _within(number: Any, low: float, high: float) -> bool:
-    return isinstance(number, Real) and not isinstance(number, bool) and low <= number <= high
+    return is_number(number) and bool(low <= number <= high)
 
 
 def require(right: bool, key: str, wanted: str) -> None:

@@ -44,8 +44,8 @@ def exact(iq, rate, draw, doppler):
     cycles = np.fft.fftfreq(len(spectrum)) * rate
     gains = tap_gains(draw, doppler, np.arange(len(iq)) / rate)
     out = np.zeros(len(iq), dtype=np.complex128)
-    for gain, delay in zip(gains, draw.delays_s, strict=True):
-        out += gain * np.fft.ifft(spectrum * np.exp(-2j * np.pi * cycles * delay))[pad:-pad]
+    for gain, tau in zip(gains, draw.delays_s, strict=True):
+        out += gain * np.fft.ifft(spectrum * np.exp(-2j * np.pi * cycles * tau))[pad:-pad]
     return out
 
 

@@ -79,6 +79,49 @@ def test_delay_spread_out_of_range_is_refused_with_the_range(spread):
         TDLDraw("TDL-A", spread, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": "1"}, "seed '1'; expected a whole number, 0 or more"),
+        ({"seed": 1.5}, "seed 1.5; expected a whole number"),
+        ({"index": True}, "index True; expected a whole number"),
+        ({"delay_spread_s": "1e-7"}, "delay spread '1e-7'; expected a number, 0 to 1e-05 s"),
+        ({"delay_spread_s": None}, "delay spread None; expected a number"),
+        ({"delay_spread_s": 10**400}, "delay spread beyond 1e308 s; expected 0 to"),
+        ({"profile": ["TDL-A"]}, "no channel profile"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        TDLDraw(**{"profile": "TDL-A", "delay_spread_s": 1e-7, "seed": 0, **wrong})
+
+
+def test_numbers_of_numpy_make_the_same_draw():
+    draw = TDLDraw("TDL-A", np.float32(2**-23), np.int64(4), np.uint8(2))
+    assert draw == TDLDraw("TDL-A", 2.0**-23, 4, 2)
+    assert json.loads(json.dumps(draw.to_dict())) == draw.to_dict()
+    np.testing.assert_array_equal(draw.rays.cosines, TDLDraw("TDL-A", 1e-7, 4, 2).rays.cosines)
+    assert draw_tdl(np.int64(3), np.int64(17), delay_spreads_s=np.array([1e-8, 1e-7])) == draw_tdl(
+        3, 17, delay_spreads_s=(1e-8, 1e-7)
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"profiles": []}, r"channel profiles \[\]; expected a list of some of"),
+        ({"profiles": "TDL-A"}, "channel profiles 'TDL-A'"),
+        ({"delay_spreads_s": (1e-8,)}, "the smallest and the largest"),
+        ({"delay_spreads_s": ("a", 1e-7)}, "smallest delay spread 'a'; expected a number"),
+        ({"seed": "x"}, "seed 'x'; expected a whole number"),
+        ({"index": -1}, "index -1; expected a whole number"),
+    ],
+)
+def test_draws_from_nothing_or_from_the_wrong_kind_are_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        draw_tdl(**{"seed": 0, "index": 0, **wrong})
+
+
 def test_unknown_profile_and_fields_are_refused():
     with pytest.raises(ConfigError, match="no channel profile 'EPA'; expected one of .*'TDL-A'"):
         TDLDraw("EPA", 1e-7, seed=0)

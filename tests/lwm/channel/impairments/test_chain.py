@@ -119,6 +119,7 @@ def test_stages_in_turn_equal_all_at_once():
     row = [
         DCOffset(-20.0, 0.0),
         IQImbalance(2.0, 3.0),
+        TDLSweep("TDL-C", 1e-7, 50.0),
         AdjacentChannelInterferer(-5.0, 2e6, 1e6),
         SamplingClockOffset(9.0),
     ]
@@ -177,6 +178,34 @@ def test_parameters_that_are_not_finite_or_out_of_range(family):
             for wrong in (float("nan"), float("inf"), 1e15):
                 with pytest.raises(ConfigError, match=" to "):
                     family(**{**good, name: wrong})
+
+
+def test_fading_is_the_channel_s_stage_between_transmitter_and_air():
+    assert STAGES == ("transmitter", "channel", "air", "receiver")
+    assert [name for name, family in FAMILIES.items() if family.stage == "channel"] == ["tdl_sweep"]
+    iq = signal(1)
+    row = [AdjacentChannelInterferer(0.0, 2e6, 1e6), TDLSweep("TDL-C", 1e-7, 50.0)]
+    faded, facts = impair(iq, RATE, [row], [rng_for(3)], stages=("channel",))
+    alone, _ = impair(iq, RATE, [row[1:]], [rng_for(3)])
+    assert [fact["name"] for fact in facts[0]] == ["tdl_sweep"]
+    assert np.array_equal(faded, alone)
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_parameters_may_be_numbers_of_numpy_but_no_text(family):
+    item = family.at_level(0.5, rng_for(0), RATE)
+    plain = {name: value for name, value in item.parameters().items() if not isinstance(value, str)}
+    typed = {name: np.int64(value) if isinstance(value, int) else np.float64(value) for name, value in plain.items()}
+    again = family(**{**item.parameters(), **typed})
+    assert again == item
+    assert json.loads(json.dumps(again.parameters())) == item.parameters()
+    # float32 is no subclass of float, and JSON has no word for it.
+    single = {name: np.float32(value) for name, value in plain.items() if isinstance(value, float)}
+    json.dumps(family(**{**item.parameters(), **single}).parameters())
+    for name in plain:
+        for wrong in ("1", None, True, [0.0]):
+            with pytest.raises(ConfigError, match="expected a number"):
+                family(**{**item.parameters(), name: wrong})
 
 
 def test_counts_are_whole_numbers():

@@ -1,5 +1,7 @@
 """Interferer and bursts: power, band and time; statistical tests state their error."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.signal import welch
@@ -65,6 +67,36 @@ def test_bursts_fill_their_share_of_the_time_at_their_level():
     assert 10 * np.log10(np.mean(np.abs(noisy[active]) ** 2)) == pytest.approx(5.0, abs=0.05)
     lengths = np.diff(np.flatnonzero(np.diff(np.pad(active.astype(int), 1))))[::2]
     assert np.median(lengths) == pytest.approx(40e-6 * RATE, abs=1)
+
+
+def test_bursts_that_overlap_everywhere_cost_what_the_capture_costs():
+    # 1e8 bursts would have begun before these captures and reach into them.
+    tracemalloc.start()
+    noise, facts = added(BurstNoise(1e6, 1e2, 0.0), samples=100_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert facts["bursts"] == 1
+    assert facts["active_share"] == 1.0
+    # 100,000 noisy samples: 0.3 % standard deviation of the power.
+    assert 10 * np.log10(np.mean(np.abs(noise) ** 2)) == pytest.approx(0.0, abs=0.06)
+    assert peak < 100 * 100_000
+    whole, facts = impair(np.ones((1, 1000), np.complex64), 1.0, [[BurstNoise(1e6, 1e3, 0.0)]], [rng_for(1)])
+    assert facts[0][0]["measured"]["active_share"] == 1.0
+    assert np.all(whole != 1)
+
+
+@pytest.mark.parametrize(("rate", "duration", "samples"), [(2e4, 100e-6, 500), (4e6 / 7.68, 1 / 7.68e6, 400)])
+def test_every_sample_is_as_likely_to_be_noisy_from_the_first_to_the_last(rate, duration, samples):
+    # A Poisson process that has always run: a sample is noisy with 1 - exp(-rate duration) wherever it stands.
+    impairment, length = BurstNoise(rate, duration, 0.0), round(duration * RATE)
+    active = np.array([added(impairment, samples, seed=seed)[0] != 0 for seed in range(1500)])
+    wanted = 1 - np.exp(-rate * length / RATE)
+    error = np.sqrt(wanted * (1 - wanted) / 1500)
+    for place in (0, 1, samples // 2, samples - 1):
+        assert active[:, place].mean() == pytest.approx(wanted, abs=4 * error)
+    # Whether the first sample is noisy because of an old burst or of a new one, its noise goes on as long.
+    both = 1 - 2 * np.exp(-rate * length / RATE) + np.exp(-rate * (length + 1) / RATE)
+    assert (active[:, 0] & active[:, 1]).mean() == pytest.approx(both, abs=4 * error)
 
 
 def test_no_bursts_at_no_rate():

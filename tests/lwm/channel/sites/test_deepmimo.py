@@ -125,6 +125,41 @@ def test_folders_that_are_no_scenario_are_refused(tmp_path):
         read_deepmimo(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ([], "no transmitting set"),
+        ({}, "no transmitting set"),
+        ({"txrx_set_0": {"id": 0, "is_tx": False, "is_rx": True}}, "no transmitting set"),
+        ({"txrx_set_0": {"id": 0, "is_tx": True, "is_rx": False}}, "no receiving set"),
+        ({"txrx_set_0": 3}, "cannot be read"),
+    ],
+)
+def test_params_without_the_sets_are_refused(tmp_path, sets, message):
+    write_v4(tmp_path)
+    (tmp_path / "params.json").write_text(json.dumps({"rt_params": {"frequency": 3.5e9}, "txrx_sets": sets}))
+    with pytest.raises(DatasetError, match=rf"{tmp_path.name}.*{message}.*expected a DeepMIMO"):
+        read_deepmimo(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["mat", "npz"])
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"PK" + raw[:40]])
+def test_damaged_matrices_are_named(tmp_path, kind, damage):
+    write_v4(tmp_path, kind)
+    path = tmp_path / f"phase_t001_tx000_r000.{kind}"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DatasetError, match=rf"{path.name} cannot be read .*download the scenario again"):
+        read_deepmimo(tmp_path)
+
+
+def test_a_scenario_is_read_again_after_a_file_of_it_has_changed(tmp_path):
+    write_v4(tmp_path)
+    before = site_table(str(tmp_path))
+    savemat(tmp_path / "power_t001_tx000_r000.mat", {"power": padded(POWERS) - 10, "more": np.zeros(9)})
+    after = site_table(str(tmp_path))
+    assert after.powers_db == pytest.approx(before.powers_db - 10)
+
+
 def test_a_scenario_of_negative_delays_is_refused(tmp_path):
     write_v4(tmp_path)
     savemat(tmp_path / "delay_t001_tx000_r000.mat", {"delay": -padded(DELAYS)})

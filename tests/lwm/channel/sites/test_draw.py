@@ -138,13 +138,33 @@ def test_facts_are_those_of_the_table():
         (("munich", 2000), "0 to 1999"),
         (("munich", -1), "0 to 1999"),
         (("munich", 0, "ricean"), "'rayleigh', 'traced'"),
-        (("munich", 0, "traced", -1), "both 0 or more"),
+        (("munich", 0, "traced", -1), "seed -1; expected a whole number, 0 or more"),
+        (("munich", 0, "traced", "3"), "seed '3'; expected a whole number"),
+        (("munich", 0, "traced", 0, 1.5), "index 1.5; expected a whole number"),
+        (("munich", 2.5), "receiver 2.5; expected a whole number, 0 to 1999"),
+        ((5, 0), "no site 5; expected one of"),
         (("nowhere", 0), "one of"),
     ],
 )
 def test_impossible_draws_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SiteDraw(*arguments)
+
+
+def test_numbers_of_numpy_and_paths_make_the_same_draw(tmp_path):
+    draw = SiteDraw("munich", np.int64(3), "traced", np.uint8(2), np.int32(1))
+    assert draw == SiteDraw("munich", 3, "traced", 2, 1)
+    assert np.array_equal(draw.travel, SiteDraw("munich", 3, "traced", 2, 1).travel)
+    assert json.loads(json.dumps(draw.to_dict())) == draw.to_dict()
+    assert draw_site(np.int64(7), np.int64(2)) == draw_site(7, 2)
+    site_table("munich").save(tmp_path / "a.npz")
+    assert SiteDraw(tmp_path / "a.npz", 3) == SiteDraw(str(tmp_path / "a.npz"), 3)
+    with pytest.raises(ConfigError, match="seed 1.5; expected a whole number"):
+        draw_site(1.5, 0)
+
+
+def test_traced_draws_say_that_their_phases_hold_at_one_carrier():
+    assert "phases hold at the table's carrier" in " ".join(SiteDraw.__doc__.split())
 
 
 def test_dicts_of_something_else_are_refused():

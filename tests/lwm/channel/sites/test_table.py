@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -60,6 +62,29 @@ def test_shipped_tables_are_under_a_megabyte_and_their_terms_lie_beside_them():
     assert "© OpenStreetMap contributors" in terms
     assert "https://opendatacommons.org/licenses/odbl/1-0/" in terms
     assert all(f"`{name}.npz`" in terms for name in SITES)
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_every_figure_beside_the_tables_is_that_of_their_provenance(name):
+    text = " ".join((DATA / "README.md").read_text(encoding="utf-8").split())
+    table = site_table(name)
+    settings = table.provenance["settings"]
+    said = {
+        "receivers": float(re.search(r"([\d,]+) receivers on the streets", text)[1].replace(",", "")),
+        "carrier_hz": float(re.search(r"at ([\d.]+) GHz", text)[1]) * 1e9,
+        "max_depth": float(re.search(r"up to (\d+) interactions", text)[1]),
+        "samples_per_src": float(re.search(r"([\d,]+) rays launched", text)[1].replace(",", "")),
+        "max_paths": float(re.search(r"the (\d+) strongest paths", text)[1]),
+        "dynamic_range_db": float(re.search(r"within (\d+) dB of the strongest", text)[1]),
+        "weakest_db": float(re.search(r"at least (-\d+) dB", text)[1]),
+    }
+    assert said == {**{key: settings.get(key) for key in said}, "receivers": 2000, "carrier_hz": table.carrier_hz}
+    # And the numbers themselves are what the settings promise, within the rounding of the file.
+    assert table.path_counts.max() == settings["max_paths"]
+    strongest = np.maximum.reduceat(table.powers_db, table.offsets[:-1])
+    assert strongest.min() >= settings["weakest_db"] - STEPS["powers_db"]
+    weaker = np.repeat(strongest, table.path_counts) - table.powers_db
+    assert weaker.max() <= settings["dynamic_range_db"] + 1.001 * STEPS["powers_db"]
 
 
 @pytest.mark.parametrize("name", SITES)
@@ -180,6 +205,79 @@ def test_files_that_are_no_table_are_refused(tmp_path):
     (tmp_path / "half.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:-200])
     with pytest.raises(DatasetError, match="half.npz cannot be read"):
         load_table(tmp_path / "half.npz")
+
+
+def test_a_table_with_bits_of_sight_cut_off_or_too_many_is_refused(tmp_path):
+    with np.load(DATA / "munich.npz") as archive:
+        arrays = dict(archive)
+    wanted = -(-site_table("munich").los.size // 8)
+    for name, los in (("short", arrays["los"][:-1]), ("long", np.append(arrays["los"], 0).astype(np.uint8))):
+        np.savez(tmp_path / f"{name}.npz", **{**arrays, "los": los})
+        with pytest.raises(DatasetError, match=rf"{name}.npz: los of shape .* expected \({wanted},\), one bit a path"):
+            load_table(tmp_path / f"{name}.npz")
+
+
+def write_header(path, **changes):
+    """The table of Munich with another header."""
+    with np.load(DATA / "munich.npz") as archive:
+        arrays = dict(archive)
+    np.savez(path, **{**arrays, "header": json.dumps(json.loads(arrays["header"].tobytes()) | changes)})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": []},
+        {"steps": {"delays_s": None}},
+        {"provenance": 3},
+        {"carrier_hz": 10**400},
+        {"carrier_hz": {}},
+        {"transmitter_m": None},
+        {"transmitter_m": [1]},
+    ],
+)
+def test_headers_of_the_wrong_kind_are_refused_with_the_file_and_what_to_do(tmp_path, changes):
+    write_header(tmp_path / "odd.npz", **changes)
+    with pytest.raises(DatasetError, match="odd.npz: .*trace it again") as caught:
+        load_table(tmp_path / "odd.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_table_is_never_one_that_cannot_be_read(tmp_path):
+    # Rounded to the step these would be a delay of 0, one beyond the longest, and angles at the end of their range.
+    delays = np.array([0.01e-9, 100e-6, 0.04e-9])
+    tiny(delays_s=delays, zeniths_rad=np.array([0.0, np.pi, np.pi + 1e-6])).save(tmp_path / "a.npz")
+    assert load_table(tmp_path / "a.npz").delays_s == pytest.approx([1e-10, 100e-6, 1e-10])
+
+
+def test_content_is_the_same_under_another_name_and_other_where_a_number_is_other(tmp_path):
+    table = tiny()
+    table.save(tmp_path / "copy.npz")
+    assert load_table(tmp_path / "copy.npz").content_hash == table.content_hash
+    assert tiny(name="other", provenance={}, carrier_hz=2e9).content_hash == table.content_hash
+    hashes = {site_table(name).content_hash for name in SITES} | {table.content_hash}
+    for key in STEPS:
+        changed = getattr(table, key).copy()
+        changed.flat[0] += 2 * STEPS[key]
+        hashes.add(tiny(**{key: changed}).content_hash)
+    hashes.add(tiny(offsets=np.array([0, 2, 3]), los=np.array([True, False, True])).content_hash)
+    hashes.add(tiny(los=np.zeros(3, bool)).content_hash)
+    assert len(hashes) == len(SITES) + 1 + len(STEPS) + 2
+
+
+def test_a_table_that_is_written_again_is_read_again(tmp_path):
+    path = tmp_path / "site.npz"
+    tiny().save(path)
+    first = site_table(str(path))
+    assert site_table(str(path)) is site_table(path) is first
+    tiny(powers_db=np.array([-60.0, -78.9, -90.0])).save(path, overwrite=True)
+    assert site_table(str(path)).powers_db[0] == pytest.approx(-60.0)
+    # The same size at another time is another file too.
+    os.utime(path, ns=(1, 1))
+    assert site_table(str(path)) is not first
+    path.unlink()
+    with pytest.raises(ConfigError, match="no site"):
+        site_table(str(path))
 
 
 def test_a_pickle_in_a_table_is_never_loaded(tmp_path):

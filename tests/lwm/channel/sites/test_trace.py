@@ -66,6 +66,25 @@ def test_an_unknown_scene_lists_those_that_exist(tmp_path):
     assert tracer.scene_file(rt, str(tmp_path / "mine.xml")) == str(tmp_path / "mine.xml")
 
 
+def test_terms_are_those_of_the_file_whatever_it_is_called(tmp_path):
+    for name in ("munich", "cube"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.xml").write_text("<scene/>")
+    shipped = {name: str(tmp_path / name / f"{name}.xml") for name in ("munich", "cube")}
+    rt = SimpleNamespace(scene=SimpleNamespace(**shipped))
+    (tmp_path / "link.xml").symlink_to(shipped["munich"])
+    around = tmp_path / "cube" / ".." / "munich" / "munich.xml"
+    for file in (tracer.scene_file(rt, "munich"), str(around), str(tmp_path / "link.xml")):
+        assert trace.name_and_terms(rt, file) == ("munich", trace.OPENSTREETMAP_TERMS)
+    assert trace.name_and_terms(rt, shipped["cube"]) == ("cube", trace.SIONNA_TERMS)
+    (tmp_path / "munich.xml").write_text("<scene/>")
+    name, terms = trace.name_and_terms(rt, str(tmp_path / "munich.xml"))
+    assert name == "munich"
+    assert terms["licence"].startswith("the scene's own terms")
+    assert "Apache" not in terms["licence"]
+    assert "ODbL" not in terms["licence"]
+
+
 @pytest.fixture(scope="module")
 def rt():
     try:
@@ -102,6 +121,7 @@ def test_a_traced_file_is_a_site(rt, tmp_path, monkeypatch, capsys):
     assert "10 receivers" in capsys.readouterr().out
     assert SiteDraw(str(out), 3).table.name == table.name == "simple_street_canyon"
     assert [path.name for path in tmp_path.iterdir()] == ["canyon.npz"]
+    assert table.provenance["licence"] == "Apache-2.0"
 
 
 _tiny_settings = trace.TraceSettings(max_depth=1, samples_per_src=10_000, batch=10)
