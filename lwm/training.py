@@ -2,6 +2,7 @@
 
 A run's folder (``--out``) holds ``config.yaml``, ``checkpoints/last.ckpt``, ``metrics.csv`` and TensorBoard events. A
 folder that is not empty is refused unless ``--resume`` goes on from its last checkpoint or ``--overwrite`` starts anew.
+``--estimate`` runs a few steps, says what the whole run would cost, and writes nothing.
 """
 
 import shutil
@@ -12,16 +13,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import PositiveInt
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lwm.config_errors import explain
 from lwm.console import say
-from lwm.errors import OutputError
+from lwm.errors import ConfigError, OutputError
 from lwm.output import require_empty
 from lwm.shipped import config_path
 from lwm.tasks.base import best_precision
+from lwm.tasks.estimate import TRIAL_STEPS, Trial
 from lwm.tasks.progress import FitProgress
 
 
@@ -33,11 +36,16 @@ def last_checkpoint(out: Path) -> Path:
 class TrainingCLI(LightningCLI):
     """LightningCLI whose run lives in one folder; see the module's docstring."""
 
+    trial: Trial
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Flags that every training verb shares."""
         parser.add_argument("--out", type=str, default="runs/fit", help="folder of this run")
         parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
         parser.add_argument("--overwrite", action="store_true", help="delete what the folder holds first")
+        parser.add_argument("--estimate", action="store_true", help="of fit: say what the run would cost, and stop")
+        parser.add_argument("--estimate_samples", type=PositiveInt | None, default=None, help="of a longer run")
+        parser.add_argument("--estimate_devices", type=PositiveInt, default=8, help="most devices to say a time for")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As in Lightning, without its warning about arguments that come from a caller."""
@@ -56,6 +64,10 @@ class TrainingCLI(LightningCLI):
         """Decide about the output folder before anything is built."""
         if self.subcommand != "fit":
             return
+        if self._run.estimate:
+            # A trial writes nothing, and starts from the first step.
+            self.save_config_callback, self._run.ckpt_path = None, None
+            return
         require_empty(self.out, resume=self._run.resume, overwrite=self._run.overwrite)
         if self._run.overwrite and self.out.exists():
             _delete_run(self.out)
@@ -68,7 +80,12 @@ class TrainingCLI(LightningCLI):
         kwargs["enable_model_summary"] = False
         if self._run.trainer.precision is None:
             kwargs["precision"] = best_precision()
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and self._run.estimate:
+            self.trial = Trial()
+            kwargs |= {"callbacks": [self.trial], "logger": False, "enable_checkpointing": False}
+            kwargs |= {"enable_progress_bar": False, "max_epochs": -1, "max_steps": TRIAL_STEPS}
+            kwargs |= {"limit_val_batches": 0, "num_sanity_val_steps": 0}
+        elif self.subcommand == "fit":
             tensorboard = TensorBoardLogger(save_dir=str(self.out), name="", version="tensorboard")
             table = CSVLogger(save_dir=str(self.out), name="", version="", flush_logs_every_n_steps=50)
             kwargs["logger"] = [table, tensorboard]
@@ -87,10 +104,28 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Say what was written and what comes next."""
+        """Say what was written and what comes next, or what the run would cost."""
+        if self._run.estimate:
+            if self.trainer.is_global_zero:
+                for line in self.trial.result().lines(self._planned_samples(), self._run.estimate_devices):
+                    say(line)
+            return
         checkpoint = last_checkpoint(self.out)
         say(f"wrote {self.out}: {checkpoint.relative_to(self.out)}, metrics.csv, tensorboard/, config.yaml")
         say(f"next: lwm export --checkpoint {checkpoint} --out {self.out}-model")
+
+    def _planned_samples(self) -> int:
+        """Samples of the run that the trial stands for."""
+        if self._run.estimate_samples:
+            return int(self._run.estimate_samples)
+        planned, trainer = self._run.trainer, self.trainer
+        batches = [float(trainer.num_training_batches) * planned.max_epochs] if (planned.max_epochs or -1) > 0 else []
+        if planned.max_steps > 0:
+            batches.append(planned.max_steps * trainer.accumulate_grad_batches)
+        if not batches or min(batches) == float("inf"):
+            raise ConfigError("a run without an end", "trainer.max_epochs or max_steps", "give --estimate_samples")
+        batch = self.trial.samples / self.trial.batches
+        return round(min(batches) * batch * trainer.world_size)
 
 
 def _delete_run(out: Path) -> None:

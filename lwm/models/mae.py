@@ -100,28 +100,50 @@ class MaskedAutoencoder(nn.Module):
         grid = grid_size or self.encoder.grid_size
         return draw_mask(self.config.mask, grid, self.config.mask_ratio, batch, generator)
 
-    def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Predicted patches float32 ``[B, N, C*patch*patch]`` and which they are.
+    def encode(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens ``[B, P + N, D]`` of what may be seen, P prefix tokens first.
 
         Args:
             x: dB pictures ``[B, C, F, T]``.
             mask: bool ``[B, L]``, True where hidden; those cells are not looked at.
 
         Returns:
-            The prediction, and int64 ``[B, N]`` of the hidden patches it is for, or None when for all.
+            The tokens, and int64 ``[B, N]`` of the visible patches they are of, or None when of all.
+
+        Raises:
+            ModelError: the mask is not of the picture's grid, or its rows hide different numbers of patches.
         """
         grid = self.encoder.grid_of(x)
         if mask.shape != (x.shape[0], grid[0] * grid[1]):
             raise ModelError(f"a mask of shape {tuple(mask.shape)}", f"{(x.shape[0], grid[0] * grid[1])}")
         if self.config.mode == "replace":
-            tokens = self.encoder.encode_masked(x, mask, self.mask_token)
-            return self.decoder(tokens, None, grid).float(), None
+            return self.encoder.encode_masked(x, mask, self.mask_token), None
         visible = visible_index(mask)
-        tokens = self.encoder.encode_visible(x, visible)
+        return self.encoder.encode_visible(x, visible), visible
+
+    def decode(
+        self, tokens: Tensor, visible: Tensor | None, mask: Tensor, grid_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predicted patches float32 ``[B, N, C*patch*patch]`` and which they are.
+
+        Args:
+            tokens: of :meth:`encode`.
+            visible: which patches they are of, as :meth:`encode` says.
+            mask: bool ``[B, L]``, True where hidden.
+            grid_size: rows and columns of all patches.
+
+        Returns:
+            The prediction, and int64 ``[B, N]`` of the hidden patches it is for, or None when for all.
+        """
         if isinstance(self.decoder, CrossDecoder):
             hidden = hidden_index(mask)
-            return self.decoder(tokens, hidden, grid).float(), hidden
-        return self.decoder(tokens, visible, grid).float(), None
+            return self.decoder(tokens, hidden, grid_size).float(), hidden
+        return self.decoder(tokens, visible, grid_size).float(), None
+
+    def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """:meth:`decode` of :meth:`encode`: predicted patches of dB pictures, and which they are (None: all)."""
+        tokens, visible = self.encode(x, mask)
+        return self.decode(tokens, visible, mask, self.encoder.grid_of(x))
 
     def target_of(self, picture: Tensor) -> Tensor:
         """Patches float32 ``[B, L, C*patch*patch]`` to be predicted of dB pictures ``[B, C, F, T]``."""
@@ -130,6 +152,17 @@ class MaskedAutoencoder(nn.Module):
             mean, deviation = patch_statistics(patches)
             patches = (patches - mean) / deviation
         return patches
+
+    def weight_of(self, mask: Tensor, valid: Tensor, grid_size: tuple[int, int]) -> Tensor:
+        """What counts in the loss, float32 ``[B, L, C*patch*patch]``: 1 or 0.
+
+        Args:
+            mask: bool ``[B, L]``, True where hidden.
+            valid: bool ``[B, T]``, False in padded columns.
+            grid_size: rows and columns of the patches.
+        """
+        counted = torch.ones_like(mask) if self.config.loss_on == "all" else mask
+        return cell_weight(counted, valid, self.encoder.config.patch, self.encoder.in_chans, grid_size)
 
     def forward(
         self, x: Tensor, mask: Tensor, target: Tensor | None = None, valid: Tensor | None = None
@@ -144,16 +177,12 @@ class MaskedAutoencoder(nn.Module):
         """
         prediction, index = self.predict(x, mask)
         wanted = self.target_of(x if target is None else target)
-        counted = torch.ones_like(mask) if self.config.loss_on == "all" else mask
         if valid is None:
-            weight = counted[..., None].float().expand_as(wanted)
-        else:
-            encoder = self.encoder
-            weight = cell_weight(counted, valid, encoder.config.patch, encoder.in_chans, encoder.grid_of(x))
+            valid = mask.new_ones(x.shape[0], x.shape[-1])
+        weight = self.weight_of(mask, valid, self.encoder.grid_of(x))
+        wanted, weight = at_places(index, wanted, weight)
         if index is None:
             index = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape[0], -1)
-        else:
-            wanted, weight = gather_tokens(wanted, index), gather_tokens(weight, index)
         return MaskedOutput(weighted_mse(prediction, wanted, weight), prediction, wanted, index)
 
     @torch.no_grad()
@@ -177,3 +206,10 @@ class MaskedAutoencoder(nn.Module):
         if self.config.loss_on == "masked":
             prediction = torch.where(mask[..., None], prediction, patches)
         return unpatchify(prediction, encoder.config.patch, encoder.grid_of(x)) * encoder.std + encoder.mean
+
+
+def at_places(index: Tensor | None, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Target and weight (both ``[B, L, K]``) of the patches ``index`` int64 ``[B, N]``; as they are when None."""
+    if index is None:
+        return wanted, weight
+    return gather_tokens(wanted, index), gather_tokens(weight, index)

@@ -122,9 +122,13 @@ def _blocks(rows: int, columns: int, batch: int, generator: torch.Generator) -> 
     return torch.where(covered.any(1), first, count).float()
 
 
-def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Squared error averaged over cells by ``weight`` (all ``[B, L, N]``); 0 when nothing counts."""
-    return ((prediction - target).square() * weight).sum() / weight.sum().clamp(min=1)
+def weighted_mse(prediction: Tensor, target: Tensor, weight: Tensor, total: Tensor | None = None) -> Tensor:
+    """Squared error averaged over cells by ``weight`` (all ``[B, L, N]``); 0 when nothing counts.
+
+    ``total`` is divided by instead of the sum of ``weight``, for example the mean of that sum over processes.
+    """
+    total = weight.sum() if total is None else total
+    return ((prediction - target).square() * weight).sum() / total.clamp(min=1)
 
 
 def generator_for(seed: int, *path: int | str) -> torch.Generator:

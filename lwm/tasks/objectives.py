@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lwm.models.decoder import CrossDecoder
-from lwm.models.encoder import SpectrogramEncoder, gather_tokens, init_linear
-from lwm.models.mae import MaskedAutoencoder, MaskedConfig
-from lwm.models.masking import hidden_index, visible_index
+from lwm.models.encoder import SpectrogramEncoder, init_linear
+from lwm.models.mae import MaskedAutoencoder, MaskedConfig, at_places
+from lwm.models.masking import weighted_mse
 from lwm.models.sizes import size_named
 from lwm.signal.recipe import Recipe
 from lwm.tasks.contrast import mean_over_ranks
@@ -62,12 +61,7 @@ class PretrainingModel(nn.Module):
             predicted: of how many pictures, from the first, patches are predicted; all by default.
         """
         mae, encoder = self.mae, self.mae.encoder
-        grid = encoder.grid_of(x)
-        visible = visible_index(mask) if mae.config.mode == "drop" else None
-        if visible is None:
-            tokens = encoder.encode_masked(x, mask, mae.mask_token)
-        else:
-            tokens = encoder.encode_visible(x, visible)
+        tokens, visible = mae.encode(x, mask)
         embedding = None
         if self.projector is not None:
             # The embedding sees no more than the decoder does: what it learns cannot come from a look at the target.
@@ -75,10 +69,8 @@ class PretrainingModel(nn.Module):
         count = len(x) if predicted is None else predicted
         if not count:
             return Step(None, None, embedding)
-        index = hidden_index(mask[:count]) if isinstance(mae.decoder, CrossDecoder) else None
-        places = index if index is not None else None if visible is None else visible[:count]
-        prediction = mae.decoder(tokens[:count], places, grid).float()
-        return Step(prediction, index, embedding)
+        visible = None if visible is None else visible[:count]
+        return Step(*mae.decode(tokens[:count], visible, mask[:count], encoder.grid_of(x)), embedding)
 
 
 def masked_loss(step: Step, wanted: Tensor, weight: Tensor) -> Tensor:
@@ -90,12 +82,9 @@ def masked_loss(step: Step, wanted: Tensor, weight: Tensor) -> Tensor:
         weight: ``[B, L, K]`` or ``[B, L, 1]``, what counts.
     """
     assert step.prediction is not None
-    weight = weight.expand_as(wanted)
-    if step.places is not None:
-        wanted, weight = gather_tokens(wanted, step.places), gather_tokens(weight, step.places)
+    wanted, weight = at_places(step.places, wanted, weight.expand_as(wanted))
     # Processes may have padded cells in different number: one divisor for all makes the mean of gradients right.
-    total = mean_over_ranks(weight.sum()).clamp(min=1)
-    return ((step.prediction - wanted).square() * weight).sum() / total
+    return weighted_mse(step.prediction, wanted, weight, mean_over_ranks(weight.sum()))
 
 
 def build_model(

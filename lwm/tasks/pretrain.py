@@ -11,7 +11,7 @@ from torchmetrics.classification import BinaryAccuracy
 from lwm.errors import ConfigError, DatasetError
 from lwm.models.encoder import SpectrogramEncoder
 from lwm.models.mae import MaskedAutoencoder, MaskedConfig
-from lwm.models.masking import MaskKind, cell_weight, generator_for
+from lwm.models.masking import MaskKind, generator_for
 from lwm.models.precision import call_in
 from lwm.models.sizes import encoder_size
 from lwm.signal.recipe import Recipe
@@ -174,10 +174,8 @@ class MaskedModeling(Task):
         Raises:
             DatasetError: the target is ``clean`` and the data have none.
         """
-        encoder, valid = self.encoder, batch["valid"].bool()
-        grid = encoder.grid_of(batch["spectrogram"])
-        counted = torch.ones_like(mask) if self.config.loss_on == "all" else mask
-        weight = cell_weight(counted, valid, encoder.config.patch, encoder.in_chans, grid)
+        encoder = self.encoder
+        weight = self.mae.weight_of(mask, batch["valid"].bool(), encoder.grid_of(batch["spectrogram"]))
         if self.teacher is None:
             wanted = self.mae.target_of(self.target_picture(batch))
         else:
