@@ -85,7 +85,7 @@ def test_samples_stand_where_the_clock_puts_them(ppm, frequency):
     assert facts["drift_samples"] == pytest.approx(instants[-1] - (samples - 1))
 
 
-@pytest.mark.parametrize(("band", "worst_rms_db", "worst_db"), [(0.8, -56, -47), (0.85, -52, -44)])
+@pytest.mark.parametrize(("band", "worst_rms_db", "worst_db"), [(0.8, -58, -46), (0.85, -54, -46)])
 def test_error_of_the_interpolation_is_as_stated(band, worst_rms_db, worst_db):
     # Tones at both ends and every 2 % of the band; 1000 ppm runs through all fractions 34 times, 50 ppm nearly twice.
     frequency = np.arange(-band, band + 1e-9, 0.02)[:, None] / 2
@@ -104,6 +104,15 @@ def test_error_of_the_interpolation_is_as_stated(band, worst_rms_db, worst_db):
     stated = " ".join(SamplingClockOffset.__doc__.split())
     assert f"{worst_rms_db} dB" in stated
     assert f"{worst_db} dB" in stated
+
+
+def test_the_edge_of_the_band_does_not_beat_as_fractions_drift_by():
+    # 1000 ppm over 34,000 samples is 34 samples of drift: 34 beats, were some fractions passed better than others.
+    iq = np.exp(2j * np.pi * 0.45 * np.arange(34_000)).astype(np.complex64)
+    found, _ = one(iq, SamplingClockOffset(1000.0))
+    level = np.abs(found[64:-128])
+    assert 0.7 < level.min()
+    assert 20 * np.log10(level.max() / level.min()) < 0.1
 
 
 def test_drift_is_measured_at_the_end_of_a_capture():
