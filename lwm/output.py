@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from lwm.errors import OutputError
 
-_PARTIAL = ".partial"
+_PARTIAL, _ASIDE = ".partial", ".aside"
 
 
 @contextmanager
@@ -30,10 +32,16 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def _beside(path: Path, suffix: str) -> Path:
+    """A hidden name beside ``path`` that no other process takes, here or on another machine of a shared file system."""
+    host = re.sub(r"[^\w-]", "-", socket.gethostname())
+    return path.with_name(f".{path.name}.{host}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``; renamed to it when the block ends well, removed when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+    temporary = _beside(path, _PARTIAL)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -61,21 +69,57 @@ def file_sha256(path: str | Path) -> str:
 def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path``; takes its place when the block ends well, removed when it does not.
 
+    With ``overwrite`` the old folder is moved aside, the new one moved in, and only then the old one is deleted;
+    :func:`recover_folder` mends what a kill between the two moves leaves.
+
     Raises:
-        OutputError: ``path`` exists, is not empty and ``overwrite`` is False.
+        OutputError: ``path`` exists, is not empty and ``overwrite`` is False: at the start, or at the end, when
+            somebody else put something there meanwhile.
     """
     require_empty(path, overwrite=overwrite)
+    path = path.resolve() if path.is_symlink() else path
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent))
+        temporary = _beside(path, _PARTIAL)
+        temporary.mkdir(0o755)
         try:
-            temporary.chmod(0o755)
             yield temporary
-            if path.exists():
-                shutil.rmtree(path)
-            temporary.replace(path)
+            if overwrite and path.exists():
+                _exchange(path, temporary)
+            else:
+                _move_in(path, temporary)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_in(path: Path, temporary: Path) -> None:
+    """Rename; the kernel takes an empty folder's place and refuses any other in the same step."""
+    try:
+        temporary.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise OutputError(
+            f"{path} was filled by somebody else meanwhile", "an empty or new folder", "choose another --out"
+        ) from error
+
+
+def _exchange(path: Path, temporary: Path) -> None:
+    aside = _beside(path, _ASIDE)
+    path.rename(aside)
+    try:
+        temporary.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    _delete(aside)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def require_empty(path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -92,5 +136,25 @@ def require_empty(path: Path, *, resume: bool = False, overwrite: bool = False) 
 
 def remove_partial(folder: Path) -> None:
     """Delete what an interrupted run left under temporary names in ``folder``."""
-    for stale in folder.glob(f".*{_PARTIAL}"):
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    for stale in filter(is_partial, folder.iterdir()):
+        _delete(stale)
+
+
+def is_partial(path: Path) -> bool:
+    """Whether the name is a temporary one."""
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+
+
+def recover_folder(path: Path) -> None:
+    """Mend what killed runs of :func:`atomic_folder` left beside ``path``; only for who knows that none is running.
+
+    Half-written folders are deleted. An old one that was moved aside comes back where no new one took its place.
+    """
+    if not path.parent.is_dir():
+        return
+    left = re.compile(rf"\.{re.escape(path.name)}\.[\w-]+({re.escape(_PARTIAL)}|{re.escape(_ASIDE)})")
+    for stale in [each for each in path.parent.iterdir() if left.fullmatch(each.name)]:
+        if stale.name.endswith(_ASIDE) and not path.exists():
+            stale.rename(path)
+        else:
+            _delete(stale)

@@ -16,6 +16,7 @@ from lwm.data.manifest import SPLITS, Manifest, ShardEntry
 from lwm.data.reader import ShardReader
 from lwm.output import atomic_file
 from lwm.seeding import rng_for
+from lwm.signal.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ _LICENCES = {
     "CC0-1.0": "cc0-1.0",
     "CC-BY-4.0": "cc-by-4.0",
     "MIT": "mit",
+    "ODbL-1.0": "odbl",
     "Apache-2.0": "apache-2.0",
 }
 """SPDX names to those of the Hugging Face Hub; anything else is "other" there."""
@@ -93,6 +95,8 @@ def card(name: str, manifest: Manifest) -> str:
         "",
         f"![Ten samples]({SHEET})",
         "",
+        _caption(recipe),
+        "",
         "## How to load it",
         "",
         _USE.format(root=name, split=splits[0] if splits else "all", shape=shape),
@@ -115,10 +119,21 @@ def _kind(manifest: Manifest) -> str:
     return "recordings" if kind.endswith("recordings") else kind
 
 
+def _caption(recipe: Any) -> str:
+    """What the axes of the pictures are, in their units."""
+    time = f"Time runs from left to right, {recipe.duration * 1e3:g} ms"
+    if not isinstance(recipe, Recipe):
+        return f"{time}; subcarriers run upwards in the order of their frequency, over the channel's bandwidth."
+    rate = "the sample rate in Hz (`sample_rate` of each sample)"
+    if recipe.sample_rate is not None:
+        rate = f"{recipe.sample_rate / 1e6:g} MHz"
+    return f"{time}; frequency runs upwards from -fs/2 to fs/2 about the centre frequency, where fs is {rate}."
+
+
 def _front_matter(name: str, manifest: Manifest, technologies: list[str]) -> list[str]:
     licences = [part.strip() for part in manifest.licence.split(";")]
     alone = licences[0] if len(licences) == 1 else ""
-    licence = {"ODbL-1.0": "odbl"}.get(alone, alone.lower()) if alone in _LICENCES else "other"
+    licence = _LICENCES.get(alone, "other")
     size = next((said for most, said in _SIZES if manifest.count < most), "n>1M")
     return [
         "---",

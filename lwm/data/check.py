@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lwm.console import progress
 from lwm.data.card import CARD, SHEET
+from lwm.data.consistency import header_problems, manifest_problems
 from lwm.data.index import FILE_NAME as INDEX
 from lwm.data.index import Index, index_key, load_index
 from lwm.data.ledger import Ledger, hash_bytes, origins
@@ -63,12 +64,16 @@ def check_dataset(root: Path | str) -> list[str]:
     """Problems of a data set, one line each with its remedy; an empty list when it is whole.
 
     Checked: the manifest, files that are missing or strange to it, the index, sizes and hashes, counts, shapes, NaN and
-    values outside the recipe's range, statistics, boxes, records; over all shards duplicates, classes that a split
+    values outside the recipe's range, statistics, boxes, records, whether each shard was made with the manifest's
+    versions, seed, licence and storage; over all shards duplicates, classes that a split
     lacks or hardly has, and channel draws, waveforms or recordings that are in two splits.
     """
     root = Path(root)
     try:
         manifest = Manifest.load(root, incomplete=True)
+        unusable = manifest_problems(root, manifest)
+        if unusable:
+            return unusable
         recipe = manifest.read_recipe()
     except (DatasetError, ConfigError) as error:
         return [str(error)]
@@ -145,6 +150,7 @@ def _check_shard(
         shard = ShardReader(path, entry)
         recipe.require_same(Recipe.from_dict(shard.recipe), "the manifest", f"shard {path}")
         found = [
+            *header_problems(shard, manifest),
             *_picture_problems(shard, recipe, number, notes),
             *_label_problems(shard, manifest, notes),
             *_box_problems(shard),
@@ -265,13 +271,21 @@ def _record_problems(shard: ShardReader, number: int, notes: _Notes) -> list[str
 
 
 def _duplicates(root: Path, manifest: Manifest, pictures: Ledger) -> list[str]:
-    found = []
-    for places in pictures.groups():
-        readers = {number: ShardReader(root / (e := manifest.shards[number]).name, e) for number, _ in places}
-        first, *others = [readers[number].read_stored([row]).tobytes() for number, row in places]
-        same = [places[0], *(place for place, other in zip(places[1:], others, strict=True) if other == first)]
+    """Pictures of one hash: of those that are named the bytes are compared, the others are counted."""
+    groups, compared = pictures.groups(), 0
+    found: list[str] = []
+    for places in groups:
+        if len(found) == _LISTED:
+            break
+        compared += 1
+        shown, more = places[:_LISTED], len(places[_LISTED:])
+        readers = {number: ShardReader(root / (e := manifest.shards[number]).name, e) for number, _ in shown}
+        first, *others = [readers[number].read_stored([row]).tobytes() for number, row in shown]
+        same = [shown[0], *(place for place, other in zip(shown[1:], others, strict=True) if other == first)]
         if len(same) > 1:
-            found.append(", ".join(f"{manifest.shards[number].name}[{row}]" for number, row in same[:_LISTED]))
+            named = ", ".join(f"{manifest.shards[number].name}[{row}]" for number, row in same)
+            found.append(f"{named} and {more} more" if more else named)
+    found += [""] * (len(groups) - compared)
     return _listed(found, "{} are the same picture", "more pictures are there twice or oftener", "keep one of each")
 
 
@@ -284,14 +298,24 @@ def _leaks(root: Path, manifest: Manifest, ledgers: dict[str, Ledger]) -> list[s
         groups = ledger.groups(split_of_shard)
         named = []
         for places in groups[:_LISTED]:
-            number, row = places[0]
-            entry = manifest.shards[number]
-            name = origins(json.loads(ShardReader(root / entry.name, entry).records()[row]))[kind]
+            records = [_record(root, manifest.shards[number], row) for number, row in places]
+            names = [_origin_name(kind, record) for record in records]
+            name = " = ".join(dict.fromkeys(names))
             where = sorted({manifest.shards[place].split for place, _ in places})
             named.append(f"{kind} {name} is in the splits {where}")
         named += [""] * (len(groups) - len(named))
         problems += _listed(named, "{}", f"more {kind}s are in two splits", "make the data set again")
     return problems
+
+
+def _record(root: Path, entry: ShardEntry, row: int) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(ShardReader(root / entry.name, entry).records()[row])
+    return record
+
+
+def _origin_name(kind: str, record: dict[str, Any]) -> str:
+    """What a person finds an origin by: of a waveform its name, of which the hash says nothing."""
+    return str(record.get("waveform") or origins(record)[kind]) if kind == "waveform" else origins(record)[kind]
 
 
 def _listed(found: list[str], said: str, more: str, remedy: str) -> list[str]:

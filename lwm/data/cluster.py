@@ -68,6 +68,15 @@ def run_on_cluster(
         client.close()
 
 
+def require_scheduler(address: str, timeout: float = CONNECT_SECONDS) -> None:
+    """Refuse an address at which no scheduler answers within ``timeout`` seconds.
+
+    Raises:
+        ConfigError: none does, or Dask is not installed.
+    """
+    _connect(address, timeout).close()
+
+
 def _connect(address: str, timeout: float) -> Any:
     try:
         from distributed import Client

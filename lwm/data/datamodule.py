@@ -12,7 +12,7 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.data.index import index_key
 from lwm.data.loader import ShardLoader
 from lwm.data.manifest import Manifest, Statistics
-from lwm.data.mixing import MixedDataset, merged_labels, mixed_statistics, require_one_recipe
+from lwm.data.mixing import MixedDataset, distinct_labels, merged_labels, mixed_statistics, require_one_recipe
 from lwm.data.sampler import PlainOrder, Pool, ShuffledOrder
 from lwm.errors import ConfigError, DatasetError
 from lwm.signal.recipe import Recipe
@@ -30,7 +30,8 @@ class ShardDataModule(pl.LightningDataModule):
     on the device (:meth:`on_after_batch_transfer`), so a task sees ``[B, C, F, T]`` float32.
 
     Args:
-        data: folder with ``manifest.json``, or several of one recipe; labels are merged by name.
+        data: folder with ``manifest.json``, or several of one recipe; labels are merged by name, but for identifiers
+            (:func:`lwm.data.mixing.distinct_labels`).
         batch_size: samples in a batch; the last, smaller one of training is left out.
         num_workers: loading processes; 0 loads in the training process.
         where: selection by labels and values, for example ``snr >= 0 and technology == "lte"``
@@ -83,6 +84,7 @@ class ShardDataModule(pl.LightningDataModule):
         self.weights, self.balance, self.group, self.chunk = weights, balance, group, chunk
         self.datasets: dict[str | None, MixedDataset] = {}
         self._manifests: list[Manifest] = []
+        self._labels: list[dict[str, list[str]]] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Open what ``stage`` needs (fit, validate, test, predict; None: every split there is).
@@ -95,7 +97,8 @@ class ShardDataModule(pl.LightningDataModule):
         require_one_recipe(self.folders, self._manifests)
         self.recipe = self._manifests[0].read_recipe()
         self.statistics = mixed_statistics(self._manifests, self.weights)
-        self.label_names = merged_labels(self._manifests)
+        self._labels = distinct_labels(self._manifests)
+        self.label_names = merged_labels(self._labels)
         there = sorted({entry.split for manifest in self._manifests for entry in manifest.shards})
         for split in _SPLIT_OF[stage] if stage is not None else (*there, None):
             if split not in self.datasets:
@@ -104,11 +107,14 @@ class ShardDataModule(pl.LightningDataModule):
     def _open(self, split: str | None) -> MixedDataset:
         """A split of all data sets; for evaluation those without it are left out, as long as one has it."""
         have = [
-            folder
-            for folder, manifest in zip(self.folders, self._manifests, strict=True)
+            number
+            for number, manifest in enumerate(self._manifests)
             if split is None or split == "train" or any(entry.split == split for entry in manifest.shards)
         ]
-        members = [SpectrogramDataset(folder, split) for folder in have or self.folders]
+        members = []
+        for number in have or range(len(self.folders)):
+            members.append(SpectrogramDataset(self.folders[number], split))
+            members[-1].label_names = self._labels[number]
         return MixedDataset(members, self.label_names, self.where)
 
     def train_dataloader(self) -> ShardLoader:

@@ -14,7 +14,7 @@ from lwm.data.expression import select
 from lwm.data.index import load_index
 from lwm.data.manifest import Manifest, Statistics
 from lwm.data.pictures import Part, PictureFiles, read_pictures
-from lwm.data.reader import ShardReader
+from lwm.data.reader import RESERVED_LABELS, ShardReader
 from lwm.errors import DatasetError
 from lwm.signal.recipe import Recipe
 
@@ -70,7 +70,8 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         has_clean: whether samples have ``"clean"``.
 
     Raises:
-        DatasetError: no whole data set in ``root``, no such split or label, or nothing selected. A shard that is
+        DatasetError: no whole data set in ``root``, no such split or label, a label that is called as something else
+            in a batch is, or nothing selected. A shard that is
             missing or truncated is met when a sample of it is asked for.
     """
 
@@ -83,6 +84,13 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         splits = sorted({entry.split for entry in manifest.shards})
         if split is not None and split not in splits:
             raise DatasetError(f"data set {self.root} has no split {split!r}", f"one of {splits}")
+        reserved = sorted(RESERVED_LABELS & set(self.label_names))
+        if reserved:
+            raise DatasetError(
+                f"data set {self.root} has labels called {reserved}",
+                f"none of {sorted(RESERVED_LABELS)}, which a batch holds itself",
+                "make it again with other names",
+            )
         self._index = load_index(self.root, manifest)
         self._files = PictureFiles(self.root, manifest.shards, self._index)
         self.has_clean = "clean" in self._index.places

@@ -3,7 +3,9 @@
 Grammar: Python's comparisons (also chained), ``in`` and ``not in`` lists, ``and``, ``or``, ``not`` and brackets, over
 names, quoted text and numbers; nothing is called or looked up. A label whose names are all numbers compares as a
 number (and, with ``==``, ``!=`` and ``in``, as text too). A label that is no plain word stands in backticks, as in
-pandas: ``\\`code rate\\` > 0.5``. A sample that lacks a label satisfies no comparison with it, not even ``!=``.
+pandas: ``\\`code rate\\` > 0.5``. A sample that lacks a label satisfies no comparison with it, not even ``!=``, and
+no comparison's negation either: as in SQL, a comparison with what is lacking is neither true nor false, nor is its
+``not``, so ``not x == y`` selects what ``x != y`` selects.
 """
 
 import ast
@@ -18,8 +20,13 @@ import numpy.typing as npt
 from lwm.errors import DatasetError
 
 Mask = npt.NDArray[np.bool_]
+Truth = tuple[Mask, Mask]
+"""Where an expression is true and where it is false; where neither, a sample lacks what is asked."""
 
 _TOKEN = re.compile(r"'[^']*'|\"[^\"]*\"|`([^`]*)`|([A-Za-z_]\w*)")
+_SHOWN = 200
+"""Characters of a selection that an error shows."""
+
 _SYNTAX = frozenset({"and", "or", "not", "in", "True", "False", "None"})
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: np.equal,
@@ -73,9 +80,12 @@ class _Selection:
     def run(self) -> Mask:
         try:
             tree = ast.parse(_TOKEN.sub(self._alias, self.expression.strip()), mode="eval")
+            return self._truth(tree.body)[0]
         except (SyntaxError, ValueError) as error:
             raise self._wrong("is not an expression", 'for example snr >= 0 and technology == "lte"') from error
-        return self._truth(tree.body)
+        except (RecursionError, MemoryError) as error:
+            # The parser's own stack overflows as a MemoryError.
+            raise self._wrong("is nested too deeply", "fewer brackets and nots, or an in with a list") from error
 
     def _alias(self, match: re.Match[str]) -> str:
         """A name that Python could not parse (in backticks, or a keyword like ``class``) becomes one that it can."""
@@ -87,27 +97,34 @@ class _Selection:
         self.aliases[alias] = word if quoted is None else quoted
         return alias
 
-    def _wrong(self, problem: str, expected: str = "") -> DatasetError:
-        return DatasetError(f"selection {self.expression!r} {problem}", expected)
+    def _wrong(self, problem: str, expected: str = "", remedy: str = "") -> DatasetError:
+        shown = self.expression if len(self.expression) <= _SHOWN else self.expression[:_SHOWN] + "..."
+        return DatasetError(f"selection {shown!r} {problem}", expected, remedy)
 
-    def _truth(self, node: ast.expr) -> Mask:
+    def _truth(self, node: ast.expr) -> Truth:
         if isinstance(node, ast.BoolOp):
-            parts = [self._truth(part) for part in node.values]
-            return np.logical_and.reduce(parts) if isinstance(node.op, ast.And) else np.logical_or.reduce(parts)
+            true, false = zip(*(self._truth(part) for part in node.values), strict=True)
+            if isinstance(node.op, ast.And):
+                return np.logical_and.reduce(true), np.logical_or.reduce(false)
+            return np.logical_or.reduce(true), np.logical_and.reduce(false)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return ~self._truth(node.operand)
+            unfulfilled, fulfilled = self._truth(node.operand)
+            return fulfilled, unfulfilled
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
-            parts = [
-                self._comparison(left, operator, right)
-                for left, operator, right in zip(sides, node.ops, sides[1:], strict=False)
-            ]
-            return np.logical_and.reduce(parts)
+            true, false = zip(
+                *(
+                    self._comparison(left, operator, right)
+                    for left, operator, right in zip(sides, node.ops, sides[1:], strict=False)
+                ),
+                strict=True,
+            )
+            return np.logical_and.reduce(true), np.logical_or.reduce(false)
         raise self._wrong(
             f"holds {ast.unparse(node)!r}, which is no comparison", "comparisons joined by and, or and not"
         )
 
-    def _comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Mask:
+    def _comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Truth:
         if isinstance(operator, ast.In | ast.NotIn):
             return self._membership(left, right, negate=isinstance(operator, ast.NotIn))
         if type(operator) not in _COMPARE:
@@ -122,29 +139,31 @@ class _Selection:
             if not isinstance(operator, ast.Eq | ast.NotEq):
                 raise self._wrong(f"orders {self._name(columns[0])} by text {constant!r}", "a number, or == and !=")
             return self._named(self._name(columns[0]), [constant], negate=isinstance(operator, ast.NotEq))
+        for column in columns:
+            self._name(column)  # a word without quotes is told before what it is compared with
         sides = [self._numbers(s) if isinstance(s, ast.Name) else self._constant(s) for s in (left, right)]
         known = ~(np.isnan(sides[0]) | np.isnan(sides[1]))
-        return np.broadcast_to(compare(*sides) & known, (self.count,))
+        fulfilled = compare(*sides)
+        return np.broadcast_to(fulfilled & known, (self.count,)), np.broadcast_to(~fulfilled & known, (self.count,))
 
-    def _membership(self, left: ast.expr, right: ast.expr, *, negate: bool) -> Mask:
+    def _membership(self, left: ast.expr, right: ast.expr, *, negate: bool) -> Truth:
         if not isinstance(left, ast.Name) or not isinstance(right, ast.List | ast.Tuple | ast.Set):
             raise self._wrong(f"holds {ast.unparse(left)} in {ast.unparse(right)}", "for example snr in [0, 5]")
         name = self._name(left)
         wanted = [self._constant(item) for item in right.elts]
         texts = [item for item in wanted if isinstance(item, str)]
         numbers = [item for item in wanted if not isinstance(item, str)]
-        found, known = np.zeros(self.count, bool), np.ones(self.count, bool)
+        found = np.zeros(self.count, bool)
         if texts or not wanted:
-            found |= self._named(name, texts, negate=False)
+            found |= self._named(name, texts, negate=False)[0]
         if numbers:
             column = self._numbers(left)
             found |= np.isin(column, np.asarray(numbers, column.dtype))
-        if negate:
-            known = self.labels[name] >= 0 if name in self.label_names else ~np.isnan(self.values[name])
-        return (~found if negate else found) & known
+        known = self.labels[name] >= 0 if name in self.label_names else ~np.isnan(self.values[name])
+        return _where(found, known, negate=negate)
 
-    def _named(self, name: str, wanted: list[str], *, negate: bool) -> Mask:
-        """Whether a label's name is (not) among those wanted."""
+    def _named(self, name: str, wanted: list[str], *, negate: bool) -> Truth:
+        """Where a label's name is (not) among those wanted, and where it is not (is)."""
         names = self.label_names.get(name)
         if names is None:
             raise self._wrong(f"compares the number {name} with text {wanted}", "a number without quotes")
@@ -153,7 +172,7 @@ class _Selection:
             raise self._wrong(f"asks label {name!r} for {unknown}, which it does not have", f"some of {names}")
         codes = self.labels[name]
         found: Mask = np.isin(codes, [names.index(text) for text in wanted])
-        return (~found if negate else found) & (codes >= 0)
+        return _where(found, codes >= 0, negate=negate)
 
     def _numbers(self, node: ast.expr) -> npt.NDArray[Any]:
         """A value, or a label whose names are numbers, as numbers ``[count]``, NaN where lacking."""
@@ -173,11 +192,20 @@ class _Selection:
             raise self._wrong(f"holds {ast.unparse(node)!r}", "the name of a label or value")
         name = self.aliases.get(node.id, node.id)
         if name not in self.label_names and name not in self.values:
+            self._refuse_unquoted(name)
             raise self._wrong(
                 f"names {name!r}, which is no label or value",
                 f"labels {sorted(self.label_names)} or values {sorted(self.values)}",
             )
         return name
+
+    def _refuse_unquoted(self, word: str) -> None:
+        """A name of a label that stands without quotes is told so."""
+        owner = next((label for label, names in self.label_names.items() if word in names), None)
+        if owner is not None:
+            raise self._wrong(
+                f"holds {word} without quotes", f"names of label {owner} in quotes", f'did you mean "{word}"?'
+            )
 
     def _constant(self, node: ast.expr) -> str | float:
         sign = 1.0
@@ -188,4 +216,11 @@ class _Selection:
                 return node.value
             if isinstance(node.value, int | float) and not isinstance(node.value, bool):
                 return sign * node.value
+        if isinstance(node, ast.Name):
+            self._refuse_unquoted(node.id)
         raise self._wrong(f"holds {ast.unparse(node)!r}", "a number or quoted text")
+
+
+def _where(found: Mask, known: Mask, *, negate: bool) -> Truth:
+    true, false = found & known, ~found & known
+    return (false, true) if negate else (true, false)

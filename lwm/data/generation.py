@@ -1,6 +1,5 @@
 """``lwm generate``: a synthetic data set from a plan, shard by shard, in several processes, resumable."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,23 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from lwm.console import progress, say
+from lwm.data.card import CARD, SHEET
 from lwm.data.cluster import run_on_cluster
 from lwm.data.estimate import report_estimate
 from lwm.data.finish import finish_dataset
+from lwm.data.index import FILE_NAME as INDEX
 from lwm.data.journal import Journal
 from lwm.data.lock import FILE_NAME as LOCK_NAME
 from lwm.data.lock import folder_lock
-from lwm.data.manifest import FILE_NAME, Manifest, ShardEntry, package_versions, require_replaceable
+from lwm.data.manifest import FILE_NAME, Manifest, ShardEntry, package_versions
 from lwm.data.plan import Plan, load_plan
+from lwm.data.preflight import require_means, try_plan
+from lwm.data.replacement import remove_dataset, require_replaceable
 from lwm.data.shard_task import LICENCE, ShardTask, make_shard, shard_tasks
 from lwm.data.workers import Finished, Made, run_tasks
 from lwm.errors import ConfigError, DatasetError, LWMError, OutputError
-from lwm.output import file_sha256, remove_partial, require_empty
+from lwm.output import file_sha256, is_partial, remove_partial, require_empty
 
 
 def generate(
     config: str,
-    out: str,
+    out: str | None = None,
     samples: int | None = None,
     seed: int | None = None,
     workers: int = 2,
@@ -42,7 +45,7 @@ def generate(
 
     Args:
         config: plan: a YAML file or the name of a shipped one (generate/demo, generate/tiny).
-        out: folder to make.
+        out: folder to make; only a dry run does without, and says what is free where it is run.
         samples: about so many samples over all technologies and splits instead of the plan's, in its proportions.
         seed: of all draws, 0 by default.
         workers: processes; 0 works in this one.
@@ -58,7 +61,8 @@ def generate(
     Raises:
         ConfigError: a plan that is wrong or that its technologies cannot meet, a scheduler that does not answer.
         OutputError: the folder is not empty, another run is writing to it, the disk is full.
-        DatasetError: the folder holds something else than what is to be resumed, or making a sample failed.
+        DatasetError: the folder holds something else than what is to be resumed, or was begun with other versions, or
+            making a sample failed.
     """
     if workers < 0 or (seed or 0) < 0 or (resume and overwrite):
         raise ConfigError(
@@ -67,10 +71,12 @@ def generate(
         )
     plan = load_plan(config)
     plan = plan if samples is None else plan.scaled(samples)
-    root = Path(out)
+    root = Path(out or ".")
     if dry_run:
         report_estimate(root, plan, shard_tasks(root, plan, seed or 0), workers)
         return root
+    if out is None:
+        raise ConfigError("generate without --out", "a folder to make", "add --out DIR, or --dry-run")
     if root.is_file():
         require_empty(root)
     with folder_lock(root):
@@ -82,10 +88,30 @@ def _generate(
     root: Path, plan: Plan, seed: int | None, workers: int, scheduler: str | None, resume: bool, overwrite: bool
 ) -> None:
     """Make the data set in a folder that this run holds."""
-    manifest = _prepare(root, plan, seed, resume, overwrite)
+    fresh = Manifest(plan.read_recipe().to_dict(), plan.to_dict(), seed or 0, LICENCE, package_versions())
+    # A temporary file of a run that was killed before it wrote anything is no reason to refuse the folder.
+    there = any(path.name != LOCK_NAME and not is_partial(path) for path in root.iterdir())
+    if there:
+        require_empty(root, resume=resume, overwrite=overwrite)
+    manifest = _resumed(root, fresh, seed) if there and resume else fresh
     tasks = shard_tasks(root, plan, manifest.seed or 0)
     finished = _finished(root, manifest)
     missing = [task for task in tasks if task.path.name not in finished]
+    if there and resume and not missing and _whole(root, manifest):
+        say(f"{root} is complete: {manifest.count} samples in {len(tasks)} shards, none damaged; nothing was changed")
+        return
+    if finished and missing:
+        _require_versions(root, manifest)
+    elif missing:
+        manifest.versions = package_versions()
+    replaced = require_replaceable(root) if there and overwrite else []
+    require_means(root, plan, missing, scheduler, replaced)
+    if replaced:
+        # Nothing old is deleted before something new is known to work.
+        try_plan(plan, tasks)
+        remove_dataset(root)
+    remove_partial(root)
+    _save(root, manifest, finished)
     started = time.monotonic()
     if missing:
         events = (
@@ -104,21 +130,20 @@ def _generate(
     _report(root, manifest, made, time.monotonic() - started)
 
 
-def _prepare(root: Path, plan: Plan, seed: int | None, resume: bool, overwrite: bool) -> Manifest:
-    """The manifest to go on with, or a fresh one, saved."""
-    fresh = Manifest(plan.read_recipe().to_dict(), plan.to_dict(), seed or 0, LICENCE, package_versions())
-    there = [path for path in root.iterdir() if path.name != LOCK_NAME]
-    if there:
-        require_empty(root, resume=resume, overwrite=overwrite)
-    if there and resume:
-        return _resumed(root, fresh, seed)
-    if there:
-        require_replaceable(root)
-        for path in there:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    _require_space(root, plan)
-    fresh.save(root)
-    return fresh
+def _whole(root: Path, manifest: Manifest) -> bool:
+    """Whether a data set whose shards are all there has been finished too."""
+    return manifest.complete and all((root / name).is_file() for name in (INDEX, CARD, SHEET))
+
+
+def _require_versions(root: Path, manifest: Manifest) -> None:
+    """Refuse to put samples of other versions beside those that are there."""
+    here = package_versions()
+    if manifest.versions != here:
+        raise DatasetError(
+            f"{root} was begun with other versions ({_difference(manifest.versions, here)})",
+            "the same ones, for others may give other samples",
+            "install them, or start anew with --overwrite",
+        )
 
 
 def _resumed(root: Path, fresh: Manifest, seed: int | None) -> Manifest:
@@ -135,9 +160,6 @@ def _resumed(root: Path, fresh: Manifest, seed: int | None) -> Manifest:
                 "the command that began it",
                 "give the same --config, --samples and --seed, or start anew with --overwrite",
             )
-    if found.versions != fresh.versions:
-        say(f"note: {root} was begun with other versions: {_difference(found.versions, fresh.versions)}")
-    remove_partial(root)
     return found
 
 
@@ -160,7 +182,6 @@ def _finished(root: Path, manifest: Manifest) -> dict[str, ShardEntry]:
                 finished[entry.name] = entry
             else:
                 say(f"note: shard {root / entry.name} {problem}; it is made again")
-    _save(root, manifest, finished)
     return finished
 
 
@@ -173,20 +194,6 @@ def _problem(root: Path, entry: ShardEntry) -> str | None:
     if size != entry.bytes:
         return f"is not what was written ({size} bytes instead of {entry.bytes})"
     return None if file_sha256(path) == entry.sha256 else "is not what was written (its SHA-256 differs)"
-
-
-def _require_space(root: Path, plan: Plan) -> None:
-    """Refuse to begin what the disk cannot hold."""
-    recipe = plan.read_recipe()
-    count = len(plan.technologies) * sum(plan.samples.values())
-    cells = recipe.in_chans * recipe.size[0] * recipe.size[1]
-    needed = count * cells * plan.storage.stored.itemsize * (2 if plan.store_clean else 1)
-    there = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise OutputError(
-            f"{root} has {free / 1e9:.2f} GB of free space", f"{needed / 1e9:.2f} GB for {count} samples", "free some"
-        )
 
 
 def _make(

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from lwm.console import progress, say
 from lwm.data.finish import finish_dataset
-from lwm.data.manifest import Manifest, package_versions, require_replaceable
+from lwm.data.lock import name_lock
+from lwm.data.manifest import Manifest, package_versions
+from lwm.data.replacement import require_replaceable
 from lwm.data.shard import ShardWriter, shard_name
-from lwm.data.sources import Kind, Source, assign_splits, find_sources, kind_of_sources
+from lwm.data.sources import Kind, Source, assign_splits, find_sources, kind_of_sources, recording_name
 from lwm.data.windows import SHORTEST_TAIL, Windows, csi_windows, iq_windows
 from lwm.errors import CaptureError, ConfigError, ModelError
-from lwm.output import atomic_folder, require_empty
+from lwm.output import atomic_folder, recover_folder, require_empty
 from lwm.signal.csi_formats import open_csi
 from lwm.signal.csi_recipe import CSI_PRESETS, CsiRecipe
 from lwm.signal.io import open_segments
@@ -106,7 +108,7 @@ def ingest(
     Raises:
         CaptureError: a recording that cannot be used, naming it.
         ConfigError: no recording found, a wrong row in a table of labels, or a setting out of range.
-        OutputError: the folder is not empty.
+        OutputError: the folder is not empty or holds more than a data set, or another run is making it.
     """
     root = Path(out)
     if hop is not None and not hop > 0:
@@ -126,6 +128,16 @@ def _make(
     root: Path, reading: _Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
 ) -> None:
     """The data set's folder, whole or not at all; ``parts``: shares and seed of the split."""
+    # The name is held as long as another may be made under it; what a killed run left of it goes first.
+    root = root if root.name else root.absolute()
+    with name_lock(root):
+        recover_folder(root)
+        _fill(root, reading, sources, parts, overwrite)
+
+
+def _fill(
+    root: Path, reading: _Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
+) -> None:
     settings = {key: value for key, value in asdict(reading).items() if key != "recipe"}
     plan = {"files": [str(source.path) for source in sources], **settings, "kind": f"{reading.kind} recordings"}
     plan |= {"split": parts[0], "split_seed": parts[1]}
@@ -137,6 +149,8 @@ def _make(
         splits = _splits(reading, sources, *parts)
         _write(folder, manifest, reading, list(zip(sources, splits, strict=True)), total)
         finish_dataset(folder, manifest, name=root.name)
+        if overwrite:
+            require_replaceable(root)  # again: it took a while
     _tell(root, manifest, len(sources), left_out)
 
 
@@ -218,7 +232,7 @@ def _splits(reading: _Reading, sources: list[Source], shares: list[float] | None
         labels = dict(source.labels)
         if reading.kind == "csi":
             labels = open_csi(source.path, reading.sample_rate, reading.variable).labels | labels
-        name = source.path.name.split(".")[0]
+        name = recording_name(source.path)
         groups.append((f"{source.path.parent.name}/{name}", json.dumps(labels, sort_keys=True)))
     return assign_splits(groups, shares, seed)
 

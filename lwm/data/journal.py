@@ -22,13 +22,16 @@ class Journal:
         self.path = root / FILE_NAME
 
     def add(self, entry: ShardEntry) -> None:
-        """Keep one; it is on the disk when this returns.
+        """Keep one; it is on the disk when this returns. A line that was cut off before it stays a line of its own.
 
         Raises:
             OutputError: no space or permission.
         """
-        with disk_errors(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(entry)) + "\n")
+        with disk_errors(self.path), self.path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            cut = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * cut + json.dumps(asdict(entry)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -63,15 +63,25 @@ def hash_bytes(content: bytes | memoryview) -> int:
 def origins(record: dict[str, Any]) -> dict[str, str]:
     """Names of what must not be in two splits: the ``channel`` draw, the ``waveform``, the ``recording`` of a sample.
 
-    Of a traced site the channel draw is the receiver's place: two links to one receiver are alike.
+    Of a traced site the channel draw is the receiver's place: two links to one receiver are alike. A generated waveform
+    is the hash of its clean IQ, for its name holds the split and so is never in two. What is not of the type that
+    generation and ingest write names nothing.
     """
     found = {}
-    draw = record.get("channel", {}).get("draw")
+    channel = record.get("channel")
+    draw = channel.get("draw") if isinstance(channel, dict) else None
     if isinstance(draw, dict):
         known = ("model", "site", "receiver") if draw.get("model") == "site" else tuple(draw)
         found["channel"] = json.dumps({key: draw.get(key) for key in known}, sort_keys=True)
-    if "waveform" in record:
-        found["waveform"] = str(record["waveform"])
-    elif record.get("recording") or record.get("source"):
-        found["recording"] = str(record.get("recording") or record["source"])
+    waveform = _text(record, "waveform_hash") or _text(record, "waveform")
+    recording = _text(record, "recording") or _text(record, "source")
+    if waveform:
+        found["waveform"] = waveform
+    elif recording:
+        found["recording"] = recording
     return found
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    return value if isinstance(value, str) else ""

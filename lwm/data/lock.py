@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,52 @@ def folder_lock(root: Path) -> Iterator[None]:
     fresh = not root.exists()
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        handle = _acquire(root / FILE_NAME)
     try:
-        with disk_errors(root):
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(_this_run()).encode(), 0)
-        yield
+        with _hold(root / FILE_NAME, root):
+            yield
     finally:
-        with suppress(OSError):  # the folder may be gone or read-only by now
-            (root / FILE_NAME).unlink(missing_ok=True)
-        os.close(handle)
         if fresh:
             with suppress(OSError):  # not empty
                 root.rmdir()
 
 
-def _acquire(path: Path) -> int:
+@contextmanager
+def name_lock(root: Path) -> Iterator[None]:
+    """Hold the name ``root`` for a run that makes the folder elsewhere and moves it there at its end.
+
+    The lock file stands beside it; a data set that stands there already is held too, as :func:`folder_lock` does.
+
+    Raises:
+        OutputError: another run holds it, or is writing to the folder. Or no permission, no space.
+    """
+    with disk_errors(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        _hold(root.with_name(f".{root.name}{FILE_NAME}"), root),
+        # An empty folder is not held: the file would be in the way when the new one takes its place.
+        _hold(root / FILE_NAME, root) if root.is_dir() and any(root.iterdir()) else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _hold(path: Path, root: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which stands for ``root``."""
+    with disk_errors(path):
+        handle = _acquire(path, root)
+    try:
+        with disk_errors(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(_this_run()).encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone, another one or read-only by now
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                path.unlink()
+        os.close(handle)
+
+
+def _acquire(path: Path, root: Path) -> int:
     """An open file that holds the lock."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -61,13 +91,13 @@ def _acquire(path: Path) -> int:
                 return handle
         except BlockingIOError:
             os.close(handle)
-            raise _held(path) from None
+            raise _held(path, root) from None
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 if not _seems_running(_holder(path)):
                     return handle
                 os.close(handle)
-                raise _held(path) from None
+                raise _held(path, root) from None
             os.close(handle)
             raise
         os.close(handle)
@@ -98,7 +128,7 @@ def _seems_running(holder: dict[str, Any]) -> bool:
     return True
 
 
-def _held(path: Path) -> OutputError:
+def _held(path: Path, root: Path) -> OutputError:
     holder = _holder(path)
     who = (
         f"process {holder['pid']} on {holder['host']} since {holder['since']}"
@@ -106,7 +136,7 @@ def _held(path: Path) -> OutputError:
         else "another process"
     )
     return OutputError(
-        f"another run is writing to {path.parent} ({who})",
+        f"another run is writing to {root} ({who})",
         "one at a time",
         f"wait for it or end it; delete {path} only if that process is gone",
     )

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lwm.errors import DatasetError, OutputError
+from lwm.errors import DatasetError
 from lwm.output import atomic_file
 from lwm.signal.recipe import Recipe
 
@@ -213,18 +213,6 @@ class Manifest:
     def read_recipe(self) -> Recipe:
         """The recipe of every spectrogram in the data set."""
         return Recipe.from_dict(self.recipe)
-
-
-def require_replaceable(root: Path) -> None:
-    """Refuse to overwrite what no data set is.
-
-    Raises:
-        OutputError: ``root`` is a file, or a folder with something in it but no manifest.
-    """
-    if root.is_dir() and any(root.iterdir()) and not (root / FILE_NAME).is_file():
-        raise OutputError(f"{root} holds no {FILE_NAME}", "a data set to overwrite", "delete it yourself")
-    if root.is_file():
-        raise OutputError(f"{root} is a file", "a data set to overwrite", "choose another --out")
 
 
 def ordered_labels(found: dict[str, set[str]], order: dict[str, list[str]]) -> dict[str, list[str]]:

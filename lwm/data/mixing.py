@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.expression import select
-from lwm.data.manifest import Manifest, Statistics
+from lwm.data.manifest import MOST_COUNTED, Manifest, Statistics
 from lwm.data.pictures import read_pictures
 from lwm.errors import DatasetError
 
@@ -24,7 +24,7 @@ class MixedDataset(Dataset[dict[str, Any]]):
     An item is a whole batch: ``mixed[indices]``.
 
     Args:
-        members: the data sets, of one recipe.
+        members: the data sets, of one recipe, their ``label_names`` those of :func:`distinct_labels`.
         label_names: merged names, of :func:`merged_labels`.
         where: selection over all of them (:mod:`lwm.data.expression`).
 
@@ -114,12 +114,35 @@ class MixedDataset(Dataset[dict[str, Any]]):
         return np.repeat(np.arange(len(self.members)), np.diff(self.starts))
 
 
-def merged_labels(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
-    """Labels of several data sets with the names of all: by number where all are numbers, else the first data set's
-    names in their order, then what the next ones add. Those of a single data set stay as they are."""
+def distinct_labels(manifests: Sequence[Manifest]) -> list[dict[str, list[str]]]:
+    """Labels of each of several data sets, ready to be merged by name.
+
+    A label with more than :data:`lwm.data.manifest.MOST_COUNTED` names in one of them is an identifier, and what is
+    called ``train/3`` in two data sets are two things: its names get the data set's number in front (``0:train/3``).
+    Those of a single data set stay as they are.
+    """
+    having = {label: [m.labels[label] for m in manifests if label in m.labels] for m in manifests for label in m.labels}
+    apart = {
+        label
+        for label, columns in having.items()
+        if len(columns) > 1 and max(len(names) for names in columns) > MOST_COUNTED
+    }
+    return [
+        {
+            label: [f"{number}:{name}" for name in names] if label in apart else names
+            for label, names in manifest.labels.items()
+        }
+        for number, manifest in enumerate(manifests)
+    ]
+
+
+def merged_labels(labels: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """Labels of several data sets (:func:`distinct_labels`) with the names of all: by number where all are numbers,
+    else the first data set's names in their order, then what the next ones add. Those of a single data set stay as they
+    are."""
     merged: dict[str, list[str]] = {}
-    for label in sorted({label for manifest in manifests for label in manifest.labels}):
-        columns = [manifest.labels[label] for manifest in manifests if label in manifest.labels]
+    for label in sorted({label for each in labels for label in each}):
+        columns = [each[label] for each in labels if label in each]
         merged[label] = list(dict.fromkeys(name for names in columns for name in names))
         if len(columns) > 1:
             merged[label] = _by_number(merged[label])

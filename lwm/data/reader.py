@@ -14,6 +14,9 @@ from lwm.data.statistics import Histogram
 from lwm.data.storage import Layout, require_plugin
 from lwm.errors import DatasetError
 
+RESERVED_LABELS = frozenset({"spectrogram", "clean", "valid", "index"})
+"""What a batch holds beside its labels: no label may be called so."""
+
 Rows = Sequence[int] | npt.NDArray[np.int64]
 
 
@@ -45,6 +48,9 @@ class ShardReader:
             ``mask`` ``[N, F, T]`` and ``iq`` ``[N, S, 2]``.
         recipe: of the pictures, as a dict.
         storage: :meth:`lwm.data.storage.Storage.to_dict` of the writer.
+        versions: of the packages that wrote it.
+        seed: of the draws; None for recordings.
+        licence: of the data.
         valid: bool ``[N, T]``.
         labels: label to int64 codes ``[N]`` and their names.
         values: name to float32 ``[N]``.
@@ -81,6 +87,10 @@ class ShardReader:
         }
         self.recipe: dict[str, Any] = json.loads(file.attrs["recipe"])
         self.storage: dict[str, Any] = json.loads(file.attrs["storage"])
+        self.versions: dict[str, str] = json.loads(file.attrs["versions"])
+        seed = int(file.attrs["seed"])
+        self.seed: int | None = None if seed < 0 else seed
+        self.licence: str = str(file.attrs["licence"])
         self.histogram: Histogram = file["level_histogram"][:]
         self.valid: npt.NDArray[np.bool_] = file["valid"][:].astype(bool)
         self.labels: dict[str, tuple[npt.NDArray[np.int64], list[str]]] = {
@@ -139,7 +149,9 @@ class ShardReader:
             DatasetError: the shard holds no IQ.
         """
         if self.iq_length is None:
-            raise DatasetError(f"shard {self.path} holds no IQ", remedy="make the data set with store_iq")
+            raise DatasetError(
+                f"shard {self.path} holds no IQ", remedy="make the data set again with storage: {iq: true} in its plan"
+            )
         pairs = self.read_stored([row], "iq")[0, : self.iq_length[row]].astype(np.float32)
         return np.ascontiguousarray(pairs).view(np.complex64)[:, 0]
 

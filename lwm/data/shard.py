@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from lwm.data.finish import finish_dataset
 from lwm.data.manifest import Manifest, ShardEntry, package_versions
-from lwm.data.reader import ShardReader
+from lwm.data.reader import RESERVED_LABELS, ShardReader
 from lwm.data.statistics import LevelCounter
 from lwm.data.storage import Storage
 from lwm.errors import DatasetError
@@ -53,6 +53,10 @@ __all__ = [
 
 UNLABELLED = -1
 """Code of a sample that lacks a label which others have."""
+
+
+CAPTIONED = ("technology", "link", "modulation", "mobility")
+"""Labels that stand at the top of a record, where captions look for them."""
 
 
 @dataclass
@@ -132,10 +136,17 @@ class ShardWriter:
 
         Raises:
             DatasetError: a picture that is not finite, or one that others of the shard have and this one lacks, or
-                the reverse, or boxes that are not as many as their labels.
+                the reverse, boxes that are not as many as their labels, or a label of :data:`RESERVED_LABELS`.
         """
         row = len(self._facts)
         here = f"sample {row} of {self.path.name}"
+        reserved = sorted(RESERVED_LABELS & set(sample.labels))
+        if reserved:
+            raise DatasetError(
+                f"{here} has labels called {reserved}",
+                f"none of {sorted(RESERVED_LABELS)}, which a batch holds itself",
+                "call them otherwise",
+            )
         given = {"spectrogram": sample.spectrogram, "clean": sample.clean, "mask": sample.mask, "valid": sample.valid}
         present = {name: array for name, array in given.items() if array is not None}
         if row == 0:
@@ -305,10 +316,14 @@ def write_dataset(
         valid: bool ``[N, T]``; all True by default.
         clean: noise-free pictures ``[N, C, F, T]``.
         values: name to N numbers.
-        records: N JSON-able dicts; by default the labels and values.
+        records: N JSON-able dicts; by default the labels (under ``labels``; those that captions read also at the top)
+            and the values.
         samples_per_shard: largest count.
         storage: how pictures are kept.
         card: write the shortcut audit and the card too.
+
+    Raises:
+        DatasetError: pictures that are not finite, or a label of :data:`RESERVED_LABELS`.
     """
     root, count = Path(root), len(spectrogram)
     columns = spectrogram.shape[-1 if recipe.axes == "frequency-time" else -2]
@@ -325,7 +340,7 @@ def write_dataset(
             for i in chosen:
                 named = {label: str(names[i]) for label, names in labels.items()}
                 numbers = {name: float(column[i]) for name, column in (values or {}).items()}
-                record = {**named, **numbers} if records is None else records[i]
+                record = {**numbers, **described(named)} if records is None else records[i]
                 picture = None if clean is None else clean[i]
                 writer.add(Sample(spectrogram[i], valid[i], named, numbers, record, picture))
             manifest.shards.append(writer.save())
@@ -336,6 +351,12 @@ def write_dataset(
 def shard_name(technology: str, split: str, number: int) -> str:
     """File name of a shard."""
     return f"{technology}-{split}-{number:05d}.h5"
+
+
+def described(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Labels as they stand in a record: all under ``labels``, apart from the record's own keys, so that no label is
+    taken for one; those of :data:`CAPTIONED` at the top as well, as generated samples have them."""
+    return {**{name: labels[name] for name in CAPTIONED if name in labels}, "labels": dict(labels)}
 
 
 def main_emission(emissions: list[Emission]) -> Emission:

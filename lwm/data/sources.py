@@ -9,14 +9,26 @@ from typing import Literal, NamedTuple
 
 from lwm.console import say
 from lwm.data.manifest import SPLITS
+from lwm.data.reader import RESERVED_LABELS
 from lwm.errors import ConfigError
 from lwm.seeding import rng_for
 from lwm.signal.csi_formats import CSI_ONLY, CSI_SUFFIXES
 from lwm.signal.io import RECORDING_SUFFIXES
+from lwm.signal.recording import SUFFIXES
 
 Kind = Literal["auto", "iq", "csi"]
 
 _FILE, _START, _STOP = "file", "start", "stop"
+_SIGMF_PAIR = (".sigmf-meta", ".sigmf-data")
+_ENDINGS = sorted({*RECORDING_SUFFIXES, *CSI_SUFFIXES}, key=len, reverse=True)
+
+_TEXTS = (".txt", ".md", ".rst", ".pdf", ".html", ".xml", ".json", ".yaml", ".yml", ".toml", ".ini", ".log", ".py")
+_PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif")
+_PACKED = (".zip", ".gz", ".xz", ".bz2", ".tar", ".7z", ".mp3", ".flac", ".partial")
+NOT_RAW = tuple(sorted({*_ENDINGS, *_TEXTS, *_PICTURES, *_PACKED} - set(SUFFIXES)))
+"""File name endings that are no raw IQ whatever ``--datatype`` says: other formats of recordings, and what lies beside
+recordings."""
+
 _LABEL = re.compile(r"[A-Za-z][\w.-]*")
 
 
@@ -51,14 +63,17 @@ def find_sources(paths: Sequence[str], kind: Kind = "auto", any_suffix: bool = F
 
     A folder's subfolders are classes: their names become the label ``class``. A table is a CSV file with a column
     ``file`` (relative to the table), optional columns ``start`` and ``stop`` in seconds, and one column per label.
+    What lies deeper than a folder's subfolders is passed over, and a recording that is named again is taken once; both
+    are said.
 
     Args:
         paths: files, folders and tables.
         kind: what is looked for in folders.
-        any_suffix: take every file of a folder, for raw IQ of a stated datatype.
+        any_suffix: raw IQ of a stated datatype: take every file of a folder but those of :data:`NOT_RAW`.
 
     Raises:
-        ConfigError: nothing named, a folder without any recording, or a table with a wrong row.
+        ConfigError: nothing named, a folder without any recording, a table with a wrong row, or a recording that is
+            named twice with different labels.
     """
     sources: list[Source] = []
     for name in paths:
@@ -69,8 +84,9 @@ def find_sources(paths: Sequence[str], kind: Kind = "auto", any_suffix: bool = F
             sources.append(Source(path))
         else:
             inside = [Source(file) for file in _recordings_in(path, kind, any_suffix)]
-            for folder in sorted(child for child in path.iterdir() if child.is_dir()):
+            for folder in _folders_in(path):
                 inside += [Source(file, {"class": folder.name}) for file in _recordings_in(folder, kind, any_suffix)]
+                _say_deeper(folder, kind, any_suffix)
             if not inside:
                 known = ", ".join(_wanted(kind))
                 raise ConfigError(
@@ -79,7 +95,37 @@ def find_sources(paths: Sequence[str], kind: Kind = "auto", any_suffix: bool = F
             sources += inside
     if not sources:
         raise ConfigError("no recording named", "at least one path")
-    return sources
+    return _once(sources)
+
+
+def recording_name(path: Path) -> str:
+    """File name without its ending, where that is one of a recording: ``2.4GHz_0`` of ``2.4GHz_0.cf32``."""
+    lower = path.name.lower()
+    ending = next((ending for ending in _ENDINGS if lower.endswith(ending) and lower != ending), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def _once(sources: list[Source]) -> list[Source]:
+    """Each recording once, the two files of a SigMF pair being one; ConfigError where its labels differ."""
+    found: dict[Path, Source] = {}
+    for source in sources:
+        path = source.path.resolve()
+        pair = path.name.lower().endswith(_SIGMF_PAIR)
+        first = found.setdefault(path.with_name(recording_name(path)) if pair else path, source)
+        if _said(first) != _said(source):
+            raise ConfigError(
+                f"{source.path} is named twice, with labels {_said(first)} and {_said(source)}",
+                "each recording once, or with the same labels",
+                "leave one of them out",
+            )
+    again = len(sources) - len(found)
+    if again:
+        say(f"note: {again} of {len(sources)} recordings were named before; each is taken once")
+    return list(found.values())
+
+
+def _said(source: Source) -> tuple[dict[str, str], list[tuple[float, float | None, dict[str, str]]]]:
+    return source.labels, [(span.start, span.stop, span.labels) for span in source.spans]
 
 
 def kind_of_sources(sources: Sequence[Source], kind: Kind) -> Literal["iq", "csi"]:
@@ -107,13 +153,20 @@ def read_table(path: Path) -> list[Source]:
     """Recordings of a table of labels, in the order of their first rows.
 
     Raises:
-        ConfigError: a row with another number of columns, a file that does not exist, times that are no numbers or
-            end before they begin, two rows that contradict each other; the line is named.
+        ConfigError: a column of a reserved name, a row with another number of columns, a file that does not exist,
+            times that are no numbers or end before they begin, two rows that contradict each other; the line is named.
     """
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as handle:
         rows = csv.reader(handle)
         header = [name.strip() for name in next(rows)]
         header = [name.lower() if name.lower() in (_FILE, _START, _STOP) else name for name in header]
+        reserved = sorted(RESERVED_LABELS & set(header))
+        if reserved:
+            raise ConfigError(
+                f"{path}, line 1: columns {reserved}",
+                f"labels that are not called as one of {sorted(RESERVED_LABELS)}, which a batch holds itself",
+                "rename the column",
+            )
         wrong = [name for name in header if not _LABEL.fullmatch(name)]
         if wrong or len(set(header)) != len(header) or set(header) <= {_FILE, _START, _STOP}:
             raise ConfigError(
@@ -174,19 +227,37 @@ def _wanted(kind: Kind) -> tuple[str, ...]:
 
 def _recordings_in(folder: Path, kind: Kind, any_suffix: bool) -> list[Path]:
     """Recordings directly in a folder; of a SigMF pair the metadata file."""
-    wanted = _wanted(kind)
-    files = [
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-        and not file.name.startswith(".")
-        and file.suffix != ".sigmf-data"
-        and (any_suffix or file.name.lower().endswith(wanted))
-    ]
-    tables = [file for file in files if is_table(file)]
+    present = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in present if _is_wanted(file, kind, any_suffix)]
+    if any_suffix and len(files) < len(present):
+        endings = sorted({file.suffix for file in present if file not in files})
+        say(f"note: {len(present) - len(files)} files of {folder} are no raw IQ ({', '.join(endings)}); passed over")
+    tables = [file for file in present if is_table(file)]
     for table in tables:
         say(f"note: {table} is a table of labels; name it in place of its folder to use it")
     return [file for file in files if file not in tables]
+
+
+def _is_wanted(file: Path, kind: Kind, any_suffix: bool) -> bool:
+    name = file.name.lower()
+    if any_suffix:
+        return not name.endswith(NOT_RAW)
+    return name.endswith(_wanted(kind)) and not name.endswith(".sigmf-data")
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _say_deeper(folder: Path, kind: Kind, any_suffix: bool) -> None:
+    """Say how many recordings lie in the folders of a class's folder."""
+    deeper = sum(
+        file.is_file() and _is_wanted(file, kind, any_suffix)
+        for child in _folders_in(folder)
+        for file in child.rglob("*")
+    )
+    if deeper:
+        say(f"note: {deeper} recordings in folders under {folder} were passed over; name those folders to take them")
 
 
 def assign_splits(groups: Sequence[tuple[str, str]], shares: Sequence[float], seed: int = 0) -> list[str]:

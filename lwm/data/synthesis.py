@@ -1,10 +1,12 @@
 """From a plan and an index to a sample: waveform, view, fading, noise, recipe.
 
 Everything of sample ``i`` comes from (seed, split, technology, i) alone. Views are drawn without the technology's
-name, so that waveform ``w`` of every technology is seen at the same sample rate, bandwidth, duration, activity and
-offset.
+name: attempt ``a`` at waveform ``w`` has the same sample rate, bandwidth, duration, activity and offset in every
+technology. So waveform ``w`` is seen alike in all technologies that reject the same number of draws before it; where
+one rejects more, its view is a later draw, and what a technology cannot meet (a bandwidth, an activity) is rarer in it.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,6 +30,10 @@ MOST_ATTEMPTS = 200
 """Rejected draws in a row after which the plan is called impossible."""
 
 
+HASHED = 1 << 14
+"""Samples of a waveform that its hash is taken over: 128 KiB, a fraction of a millisecond, however long it is."""
+
+
 @dataclass(frozen=True)
 class Waveform:
     """A clean capture as one receiver sees it, before fading.
@@ -37,12 +43,15 @@ class Waveform:
         view: how it was seen.
         name: unique over splits and technologies.
         rejected: draws that were thrown away before this one.
+        content: hash of the IQ before it was tuned, see :func:`content_hash`: one waveform under two names or seen
+            twice has one.
     """
 
     capture: Capture
     view: View
     name: str
     rejected: int
+    content: str
 
 
 class Synthesizer:
@@ -78,12 +87,13 @@ class Synthesizer:
                     activity=view.activity,
                     **self.plan.draw_options(name, rng_for(self.seed, self.split, name, "options", number, attempt)),
                 )
-                clean = tune(self.technology.synthesize(config, rng), view.offset, view.sample_rate)
+                sent = self.technology.synthesize(config, rng)
+                clean = tune(sent, view.offset, view.sample_rate)
             except RejectedConfig as error:
                 last = str(error)
                 continue
             if clean.emissions:
-                return Waveform(clean, view, f"{self.split}/{name}/{number}", attempt)
+                return Waveform(clean, view, f"{self.split}/{name}/{number}", attempt, content_hash(sent.iq))
             last = "nothing was on the air inside the view"
         raise ConfigError(
             f"{MOST_ATTEMPTS} draws of {name} in a row were rejected (the last: {last})",
@@ -132,6 +142,12 @@ class Synthesizer:
         return db.numpy(), valid.numpy()
 
 
+def content_hash(iq: npt.NDArray[np.complex64]) -> str:
+    """64-bit hash (BLAKE2b, hexadecimal) of a waveform's length and of at most :data:`HASHED` evenly spaced samples."""
+    part = np.ascontiguousarray(iq[:: -(-len(iq) // HASHED) or 1], np.complex64)
+    return hashlib.blake2b(part.tobytes(), digest_size=8, salt=len(iq).to_bytes(8, "little")).hexdigest()
+
+
 def _facts(
     waveform: Waveform,
     emissions: list[dict[str, Any]],
@@ -174,6 +190,7 @@ def _facts(
         **facts,
         "channel": channel,
         "waveform": waveform.name,
+        "waveform_hash": waveform.content,
         "emissions": [{**emission, "snr_db": here.snr_db} for emission in emissions],
         "facts": capture.facts,
         "source": "synthetic",

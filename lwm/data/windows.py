@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lwm.data.shard import Sample, main_emission
+from lwm.data.shard import Sample, described, main_emission
 from lwm.data.sources import Source
 from lwm.errors import ConfigError
 from lwm.signal.capture import Capture, Emission
@@ -159,8 +159,8 @@ def _iq_sample(recording: Recording, source: Source, recipe: Recipe, start: floa
     if capture.center_frequency is not None:
         values["center_frequency"] = capture.center_frequency
     record: dict[str, Any] = {
-        **labels,
         **values,
+        **described(labels),
         "center_frequency": capture.center_frequency,
         "valid_columns": int(spectrogram.valid.sum()),
         "emissions": [asdict(emission) for emission in capture.emissions],
@@ -208,8 +208,8 @@ def _csi_sample(recording: CsiRecording, source: Source, recipe: CsiRecipe, star
         "packets": float(high - low),
     }
     record: dict[str, Any] = {
-        **labels,
         **values,
+        **described(labels),
         "valid_columns": int(valid.sum()),
         "emissions": [],
         "facts": recording.facts,

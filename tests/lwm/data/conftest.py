@@ -77,7 +77,8 @@ class Tone(Bursts):
 
     def synthesize(self, config, rng):
         bursts = super().synthesize(config, rng)
-        return Capture(np.ones_like(bursts.iq), bursts.sample_rate, emissions=bursts.emissions)
+        tone = np.full_like(bursts.iq, np.exp(2j * np.pi * rng.random()))
+        return Capture(tone, bursts.sample_rate, emissions=bursts.emissions)
 '''
 
 

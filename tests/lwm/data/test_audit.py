@@ -28,7 +28,7 @@ def planted(root: Path, count: int, splits: bool, records: list[dict] | None = N
     labels = {
         "snr": [str(5 * n) for n in snr],
         "mark": [str(n) for n in mark],
-        "clean": [str(n) for n in clean],
+        "plain": [str(n) for n in clean],
         "number": [str(n) for n in range(count)],
         "same": ["x"] * count,
     }
@@ -40,18 +40,18 @@ def planted(root: Path, count: int, splits: bool, records: list[dict] | None = N
 @pytest.mark.parametrize("splits", [True, False])
 def test_planted_shortcut_is_marked_and_nothing_else(tmp_path: Path, splits: bool) -> None:
     found = audit(tmp_path, planted(tmp_path, 480, splits))
-    assert set(found) == {"snr", "mark", "clean"}
+    assert set(found) == {"snr", "mark", "plain"}
     assert found["snr"]["marked"]
     assert found["snr"]["best"] in set(FAMILIES) - {"level"}, "the mean level is that of the middle"
     assert found["snr"]["balanced"] > 0.95
-    for label, classes in (("mark", 2), ("clean", 3)):
+    for label, classes in (("mark", 2), ("plain", 3)):
         assert not found[label]["marked"]
         assert found[label]["chance"] == pytest.approx(1 / classes)
         # Four standard deviations of the share that guessing gets right.
         spread = 4 * np.sqrt((1 - 1 / classes) / classes / found[label]["scored"])
         assert abs(found[label]["balanced"] - 1 / classes) < spread
-    assert found["clean"]["scored"] == (120 if splits else 480)
-    assert found["clean"]["majority"] < 0.5
+    assert found["plain"]["scored"] == (120 if splits else 480)
+    assert found["plain"]["majority"] < 0.5
 
 
 def test_a_recording_is_not_learnt_by_heart(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lwm.data.check import check_dataset
 from lwm.data.finish import finish_dataset
 from lwm.data.manifest import Manifest
 from lwm.data.shard import write_dataset
+from lwm.signal.csi_recipe import CSI_PRESETS
 from lwm.signal.recipe import PRESETS
 
 
@@ -77,8 +78,13 @@ def test_marked_labels_stand_in_the_table(finished: Path) -> None:
 
 def test_sites_are_attributed(finished: Path) -> None:
     manifest = Manifest.load(finished)
-    manifest.plan = {"channel": {"sites": {"train": ["munich"], "test": ["florence"]}}}
-    assert card("set", manifest).count("OpenStreetMap contributors") == 1
+    for cities in (["munich"], ["florence"], ["etoile"], ["san_francisco"], ["munich", "florence"]):
+        manifest.plan = {"channel": {"sites": {"train": cities, "test": ["munich"]}}}
+        text = card("set", manifest)
+        assert text.count("OpenStreetMap contributors") == 1
+        assert text.count("openstreetmap.org/copyright") == 1
+    manifest.plan = {"channel": {"draws": {"train": 3}}}
+    assert "OpenStreetMap" not in card("set", manifest)
 
 
 def test_licences_and_long_plans(finished: Path) -> None:
@@ -88,8 +94,23 @@ def test_licences_and_long_plans(finished: Path) -> None:
     assert "license: cc0-1.0\n" in text
     assert "... 988 more" in text
     assert "Made by `lwm ingest` from recordings" in text
+    manifest.licence = "ODbL-1.0"
+    assert "license: odbl\n" in card("set", manifest)
     manifest.licence = "MIT; my own terms"
     assert 'license: other\nlicense_name: "MIT; my own terms"\n' in card("set", manifest)
+
+
+def test_axes_are_named_with_their_units(finished: Path) -> None:
+    manifest = Manifest.load(finished)
+    text = card("set", manifest)
+    assert "left to right, 16 ms; frequency runs upwards from -fs/2 to fs/2 about the centre frequency" in text
+    assert "fs is the sample rate in Hz (`sample_rate` of each sample)" in text
+    manifest.recipe = replace(PRESETS["small"], sample_rate=20e6, duration=5e-3).to_dict()
+    text = card("set", manifest)
+    assert "left to right, 5 ms" in text
+    assert "fs is 20 MHz" in text
+    manifest.recipe = CSI_PRESETS["csi"].to_dict()
+    assert "subcarriers run upwards" in card("set", manifest)
 
 
 def test_colours_and_turned_axes_are_drawn(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What doctor finds, one broken data set at a time; and what inspect says about a whole one."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from lwm.data.finish import finish_dataset
 from lwm.data.generation import generate
 from lwm.data.inspection import describe_dataset
 from lwm.data.ledger import origins
-from lwm.data.manifest import Manifest
+from lwm.data.manifest import Manifest, ShardEntry
 from lwm.data.shard import Sample, ShardReader, ShardWriter, write_dataset
 from lwm.data.storage import Storage
+from lwm.data.synthesis import content_hash
 from lwm.errors import DatasetError
 from lwm.output import file_sha256
+from lwm.seeding import rng_for
 from lwm.signal.recipe import PRESETS
 
 
@@ -158,6 +161,117 @@ def test_receivers_and_recordings_in_two_splits_are_found(tmp_path: Path, spectr
     records = [record(3, 0, "a.sigmf"), record(4, 1, "b.sigmf"), record(3, 2, "c.sigmf"), record(5, 3, "b.sigmf")]
     site = '{"model": "site", "receiver": 3, "site": "munich"}'
     assert _leaks(tmp_path, spectrograms, records) == {"recording b.sigmf", f"channel {site}"}
+
+
+def test_records_of_any_shape_are_looked_at(tmp_path: Path, spectrograms: np.ndarray) -> None:
+    odd: list[dict[str, Any]] = [{"channel": "AWGN", "waveform": 3}, {"channel": {"draw": 1}, "source": ["x"]}]
+    assert _leaks(tmp_path / "odd", spectrograms, odd + odd) == set()
+    labels = {"channel": ["AWGN"] * 4, "waveform": ["w"] * 4, "source": ["roof"] * 4, "technology": ["lte"] * 4}
+    splits = ["train", "train", "test", "test"]
+    write_dataset(tmp_path / "set", spectrograms[:4], PRESETS["small"], labels, split=splits)
+    assert check_dataset(tmp_path / "set") == []
+
+
+def test_a_broken_key_of_the_split_is_found(
+    write_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the split left out of the key of waveforms, test would hold train's under other names."""
+
+    def without_split(seed: int, split: str, *path: str | int) -> np.random.Generator:
+        return rng_for(seed, *path)
+
+    monkeypatch.setattr("lwm.data.synthesis.rng_for", without_split)
+    root = generate(write_plan(), str(tmp_path / "out"), workers=0)
+    problems = check_dataset(root)
+    assert len(problems) == 4, problems
+    assert any("waveform train/bursts/1 = test/bursts/1 is in the splits ['test', 'train']" in p for p in problems)
+
+
+def test_the_hash_of_a_waveform_is_of_its_samples() -> None:
+    iq = np.random.default_rng(0).normal(size=(300_000, 2)).astype(np.float32).view(np.complex64)[:, 0]
+    assert content_hash(iq) == content_hash(iq.copy())
+    assert len({content_hash(iq), content_hash(iq[:-1]), content_hash(-iq), content_hash(iq[:10])}) == 4
+    assert content_hash(iq[:0]) != content_hash(iq[:1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("count", "8"),
+        ("bytes", None),
+        ("sha256", 3),
+        ("split", []),
+        ("mean", "low"),
+        ("count", -1),
+        ("name", "../x.h5"),
+    ],
+)
+def test_entries_of_another_type_are_found(folder: Path, field: str, value: Any) -> None:
+    plain = json.loads((folder / "manifest.json").read_text())
+    plain["shards"][2][field] = value
+    (folder / "manifest.json").write_text(json.dumps(plain))
+    (problem,) = check_dataset(folder)
+    assert field in problem
+    assert repr(value) in problem
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("labels", {"snr": "0"}), ("labels", {"valid": ["0"]}), ("counts", []), ("seed", "0"), ("storage", "uint8")],
+)
+def test_fields_of_another_type_are_found(folder: Path, field: str, value: Any) -> None:
+    plain = json.loads((folder / "manifest.json").read_text())
+    plain[field] = value
+    (folder / "manifest.json").write_text(json.dumps(plain))
+    (problem,) = check_dataset(folder)
+    assert "make the data set again" in problem
+
+
+def test_a_shard_that_is_listed_twice_is_found(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    manifest.shards.append(manifest.shards[1])
+    manifest.save(folder)
+    (problem,) = check_dataset(folder)
+    assert f"lists shard {manifest.shards[1].name} 2 times" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("versions", json.dumps({"numpy": "1.0"}), r"other versions than the manifest says \(.*numpy 1.0, not "),
+        ("seed", 4, "has seed 4, the manifest None"),
+        ("licence", "MIT", "has licence 'MIT', the manifest 'unknown'"),
+        ("storage", json.dumps(Storage(chunk=3).to_dict()), "has storage .*, the manifest "),
+    ],
+)
+def test_shards_that_were_made_otherwise_are_found(folder: Path, name: str, value: Any, said: str) -> None:
+    shard = _change(folder, lambda file: file.attrs.__setitem__(name, value))
+    problems = check_dataset(folder)
+    (problem,) = [problem for problem in problems if "index" not in problem]
+    assert shard in problem
+    assert re.search(said, problem)
+
+
+def test_many_equal_pictures_are_counted_and_few_files_opened(
+    tmp_path: Path, spectrograms: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 shards of two samples, each pair of pictures in two of them, one picture in all."""
+    pictures = np.concatenate([spectrograms[:20], spectrograms[:20]])
+    pictures[1::2] = spectrograms[1]
+    write_dataset(tmp_path, pictures, PRESETS["small"], {}, samples_per_shard=2)
+    opened = []
+
+    class Counting(ShardReader):
+        def __init__(self, path: Path, entry: ShardEntry) -> None:
+            opened.append(path)
+            super().__init__(path, entry)
+
+    monkeypatch.setattr("lwm.data.check.ShardReader", Counting)
+    problems = check_dataset(tmp_path)
+    assert len(problems) == 6
+    assert sum("and 15 more are the same picture" in problem for problem in problems) == 1
+    assert problems[-1].startswith("6 more pictures are there twice")
+    assert len(opened) == 20 + 4 * 2 + 5
 
 
 def test_what_is_generated_names_its_channels(write_plan: Callable[..., str], tmp_path: Path) -> None:

@@ -123,6 +123,26 @@ def test_weights_mix_and_weight_the_statistics(tmp_path: Path) -> None:
     assert sorted(kinds) == [[0]] * 2 + [[1]] * 6
 
 
+def test_identifiers_of_two_data_sets_are_kept_apart(tmp_path: Path) -> None:
+    """Channel 3 of one data set is not channel 3 of the other; few names are classes and are merged."""
+    names = [f"train/{i}" for i in range(104)]
+    for name, count in (("one", 104), ("two", 8)):
+        labels = {"channel": names[:count], "kind": ["a", "b"] * (count // 2)}
+        pictures = np.random.default_rng(count).uniform(-30, 30, (count, 1, 64, 64)).astype(np.float16)
+        write_dataset(tmp_path / name, pictures, PRESETS["small"], labels, split=["train", "test"] * (count // 2))
+    both = [str(tmp_path / "one"), str(tmp_path / "two")]
+    module = _opened(both)
+    assert module.label_names["kind"] == ["a", "b"]
+    assert len(module.label_names["channel"]) == 112
+    codes = module.datasets[None].labels["channel"]
+    assert len(np.unique(codes)) == 112
+    members = [[module.label_names["channel"][code] for code in part] for part in (codes[:104], codes[104:])]
+    assert [{name.split(":")[0] for name in part} for part in members] == [{"0"}, {"1"}]
+    assert {name.split(":")[1] for name in members[1]} == set(names[:8])
+    chosen = _opened(both[:1], "predict", where='channel == "train/4"')
+    assert chosen.label_names["channel"] == sorted(names), "alone they stay as they are"
+
+
 def test_balanced_and_grouped_batches(tmp_path: Path) -> None:
     data = _make(tmp_path / "set", 60, ["lte"] * 4 + ["nr"], 0)
     for batch in _opened(data, batch_size=12, balance="technology").train_dataloader():
@@ -167,7 +187,9 @@ class _Recorder(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=0.01)
 
 
-def _fit(data: str, out: Path, model: _Recorder, resume: Path | None, every: int = 1, **options: Any) -> None:
+def _fit(
+    data: str | list[str], out: Path, model: _Recorder, resume: Path | None, every: int = 1, **options: Any
+) -> None:
     torch.nn.init.normal_(model.layer.weight, generator=torch.Generator().manual_seed(0))
     torch.nn.init.zeros_(model.layer.bias)
     keep = ModelCheckpoint(out, filename="{step}", every_n_train_steps=every, save_top_k=-1)
@@ -186,15 +208,28 @@ def _fit(data: str, out: Path, model: _Recorder, resume: Path | None, every: int
 
 @pytest.mark.parametrize(
     ("stop", "options"),
-    [(7, {}), (7, {"num_workers": 2}), (5, {}), (2, {"balance": "technology"}), (8, {"group": "technology"})],
+    [
+        (7, {}),
+        (7, {"num_workers": 2}),
+        (5, {}),
+        (2, {"balance": "technology"}),
+        (8, {"group": "technology"}),
+        (7, {"also": 32}),
+        (8, {"also": 32, "weights": [1.0, 3.0]}),
+        (7, {"also": 32, "weights": [1.0, 3.0], "group": "technology"}),
+    ],
 )
 def test_an_interrupted_run_goes_on_with_the_next_batch(tmp_path: Path, stop: int, options: dict[str, Any]) -> None:
-    """Epochs of 5 batches (4 in groups): step 7 is in the middle of one, step 5 at its end."""
-    data = _make(tmp_path / "set", 80, ["lte", "nr"], 0, split=["train"] * 80)
+    """Epochs of 5 batches (4 in groups; 7 of two data sets): step 7 is in the middle of one or at its end, step 5 too;
+    ``also``: samples of a second data set."""
+    also = options.pop("also", 0)
+    data: Any = _make(tmp_path / "set", 80, ["lte", "nr"], 0, split=["train"] * 80)
     write_dataset(  # a validation split, which fitting opens
         tmp_path / "set2", np.zeros((4, 1, 64, 64)), PRESETS["small"], {"technology": ["lte"] * 4}, split="validation"
     )
     _join(Path(data), tmp_path / "set2")
+    if also:
+        data = [data, _make(tmp_path / "other", also, ["wlan"], 1, split="train")]
     whole = _Recorder()
     _fit(data, tmp_path / "whole", whole, None, **options)
     first = _Recorder(dies_at=stop)

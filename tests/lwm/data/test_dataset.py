@@ -156,3 +156,15 @@ def test_shard_of_another_recipe_is_refused(folder: Path) -> None:
     manifest.save(folder)
     with pytest.raises(RecipeMismatch, match="hop 128 against 256"):
         SpectrogramDataset(folder)
+
+
+@pytest.mark.parametrize("name", ["spectrogram", "clean", "valid", "index"])
+def test_labels_do_not_take_the_place_of_pictures(tmp_path: Path, spectrograms: np.ndarray, name: str) -> None:
+    with pytest.raises(DatasetError, match=rf"sample 0 of .*has labels called \['{name}'\]; expected none of"):
+        write_dataset(tmp_path / "set", spectrograms, PRESETS["small"], {name: ["a", "b"] * 10})
+    write_dataset(tmp_path / "set", spectrograms, PRESETS["small"], {"kind": ["a", "b"] * 10})
+    manifest = Manifest.load(tmp_path / "set")
+    manifest.labels[name] = manifest.labels.pop("kind")
+    manifest.save(tmp_path / "set")
+    with pytest.raises(DatasetError, match="has labels called"):
+        SpectrogramDataset(tmp_path / "set")

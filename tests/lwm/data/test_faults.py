@@ -176,7 +176,7 @@ def test_a_full_disk_keeps_what_is_finished(
     with pytest.raises(OutputError, match=r"has 0\.00 GB of free space"):
         generate(plan, str(out), seed=3, workers=0)
     # Something else fills the disk after the run has begun.
-    monkeypatch.setattr("lwm.data.generation.shutil.disk_usage", lambda path: type("usage", (), {"free": 10**12}))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("usage", (), {"free": 10**12}))
     with pytest.raises(OutputError, match=r"no space left to write .*; free some space and run again"):
         generate(plan, str(out), seed=3, workers=0)
     finished = {name: content for name, content in _content(out).items() if name.endswith(".h5")}
@@ -320,3 +320,7 @@ def test_a_line_cut_off_is_no_shard(whole: tuple[str, dict[str, bytes]], tmp_pat
         journal.add(entry)
     os.truncate(journal.path, journal.path.stat().st_size - 5)
     assert journal.read() == entries[:2]
+    # The next line is not lost with it.
+    journal.add(entries[3])
+    journal.add(entries[4])
+    assert journal.read() == [*entries[:2], *entries[3:5]]

@@ -170,7 +170,9 @@ def test_interrupted_and_resumed_gives_the_same_files(
     if how == signal.SIGINT:
         assert "run the same command again (with --resume" in said
         assert list(out.glob(".*")) == []
-        assert len(Manifest.load(out, incomplete=True).shards) >= 2
+        assert (
+            len(Manifest.load(out, incomplete=True).shards) >= 1
+        )  # the last shard may be on the disk before the run has heard of it
     with pytest.raises(DatasetError, match="not complete"):
         SpectrogramDataset(out)
     with pytest.raises(OutputError, match="--resume or --overwrite"):
@@ -267,7 +269,7 @@ def test_a_disk_that_is_too_small_is_seen_before_the_start(
     write_plan: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("usage", (), {"free": 1000})
-    monkeypatch.setattr("lwm.data.generation.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(OutputError, match=r"0\.00 GB of free space; expected 0\.00 GB for 24 samples"):
         generate(write_plan(), str(tmp_path / "out"), workers=0)
     assert not (tmp_path / "out").exists()
@@ -295,8 +297,14 @@ def test_a_dry_run_says_what_it_will_cost_and_writes_nothing(
     assert "24 samples in 6 shards of up to 4; nothing is written" in said
     assert "4 classes in each: 2 SNR x 2 mobility" in said
     assert "time on 2 workers: " in said
+    (others,) = (line for line in said.splitlines() if line.startswith("time on other"))
+    assert [part.split(":")[0] for part in others.split(": ", 1)[1].split("; ")] == ["1", "4", "6"]
+    assert "until a worker is at work (imports, tables) and " in said
     found = estimate(shard_tasks(out, load_plan(plan), 3), seconds=0.2)
     made = generate(plan, str(out), seed=3, workers=0)
     real = sum(entry.bytes for entry in Manifest.load(made).shards)
     assert found.bytes == pytest.approx(real, rel=0.1)
-    assert found.seconds(1) == pytest.approx(2 * found.seconds(2), rel=1e-6)
+    fixed = found.start_seconds + found.finish_seconds
+    assert found.start_seconds > 0.5  # a process of its own imports everything
+    assert found.finish_seconds > 0.01
+    assert found.seconds(1) - fixed == pytest.approx(2 * (found.seconds(2) - fixed), rel=1e-6)

@@ -1,6 +1,9 @@
 """Recordings into a data set: windows, padding, labels, and recordings that cannot be used."""
 
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,9 @@ import pytest
 
 from lwm.data.check import check_dataset
 from lwm.data.dataset import SpectrogramDataset
+from lwm.data.generation import generate
 from lwm.data.ingest import ingest
+from lwm.data.lock import folder_lock, name_lock
 from lwm.data.manifest import Manifest
 from lwm.data.windows import window_starts
 from lwm.errors import CaptureError, ConfigError, LWMError, ModelError, OutputError
@@ -42,13 +47,12 @@ def recordings(tmp_path: Path) -> Path:
 
 def test_folders_are_classes_and_annotations_technologies(recordings: Path, tmp_path: Path, technologies: Path) -> None:
     out = ingest([str(recordings), str(recordings / "one.sigmf-data")], str(tmp_path / "out"), sample_rate=RATE)
-    problems = check_dataset(out)
-    assert len(problems) == 2
-    assert all("are the same picture" in problem and "burst-all-00001" in problem for problem in problems)
+    assert check_dataset(out) == [], "the pair that was named twice got in once"
     dataset = SpectrogramDataset(out)
     assert dataset.label_names["class"] == ["drone", "phone"]
     records = [dataset.record(i) for i in range(len(dataset))]
-    found = [(r["source"], r["start"], r.get("class"), r.get("technology"), r["valid_columns"]) for r in records]
+    columns = ("source", "start", "class", "technology", "valid_columns")
+    found = [tuple((r | r["labels"]).get(name) for name in columns) for r in records]
     assert found == [
         ("one.sigmf-meta", 0.0, None, None, 64),
         ("one.sigmf-meta", 0.016, None, "BURST", 64),
@@ -56,8 +60,6 @@ def test_folders_are_classes_and_annotations_technologies(recordings: Path, tmp_
         ("long.cf32", 0.016, "drone", None, 64),
         ("long.cf32", 0.032, "drone", None, 22),
         ("short.npy", 0.0, "phone", None, 24),
-        ("one.sigmf-data", 0.0, None, None, 64),
-        ("one.sigmf-data", 0.016, None, "BURST", 64),
     ]
     (emission,) = records[1]["emissions"]
     assert (emission["start"], emission["stop"]) == pytest.approx((4e-3, 14e-3))
@@ -178,3 +180,49 @@ def test_real_recordings_get_in(shared: Path, tmp_path: Path) -> None:
     assert len({dataset.record(i)["source"] for i in range(len(dataset))}) == 9
     assert "lte" in dataset.label_names["technology"]
     assert check_dataset(out) == []
+
+
+def test_one_ingest_at_a_time_under_a_name(recordings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = {"sample_rate": RATE}
+    with name_lock(out), pytest.raises(OutputError, match="another run is writing to .*out"):
+        ingest([str(recordings)], str(out), **options)
+    assert not out.exists()
+    ingest([str(recordings)], str(out), **options)
+    with folder_lock(out), pytest.raises(OutputError, match="another run is writing to .*out"):
+        ingest([str(recordings)], str(out), **options, overwrite=True)
+    with name_lock(out), pytest.raises(OutputError, match="another run is writing to .*out"):
+        generate("generate/tiny", str(out), overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "recordings"]
+
+
+def test_what_a_killed_ingest_left_goes(recordings: Path, tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(
+        target=_killed_while_writing, args=(str(recordings), str(tmp_path / "out"))
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".out.*.partial")
+    (tmp_path / ".out.two.h-1-ab.partial").mkdir()
+    ingest([str(recordings)], str(tmp_path / "out"), sample_rate=RATE)
+    assert not left.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.two.h-1-ab.partial", "out", "recordings"]
+
+
+def _killed_while_writing(recordings: str, out: str) -> None:
+    def die(*args: object, **more: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lwm.data.ingest.finish_dataset", die)
+        ingest([recordings], out, sample_rate=RATE)
+
+
+def test_overwrite_keeps_what_is_no_part_of_the_data_set(recordings: Path, tmp_path: Path) -> None:
+    out = ingest([str(recordings)], str(tmp_path / "out"), sample_rate=RATE)
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match=r"holds thesis\.txt beside its data set"):
+        ingest([str(recordings)], str(out), sample_rate=RATE, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "recordings"]

@@ -92,7 +92,7 @@ def test_table_labels_windows_by_what_covers_them(tmp_path: Path) -> None:
         "file,start,stop,animal,room\na.cf32,0,0.04,cat,\na.cf32,0.04,0.06,dog,\na.cf32,,,,one\n"
     )
     out = ingest([str(tmp_path / "t.csv")], str(tmp_path / "out"), sample_rate=RATE)
-    assert [(r.get("animal"), r["room"]) for r in _records(out)] == [
+    assert [(r["labels"].get("animal"), r["labels"]["room"]) for r in _records(out)] == [
         ("cat", "one"),
         ("cat", "one"),
         ("cat", "one"),
@@ -114,6 +114,24 @@ def test_a_recording_is_in_one_split_whole(tmp_path: Path) -> None:
         seen[split] = {dataset.record(i)["source"] for i in range(len(dataset))}
     assert [len(names) for names in seen.values()] == [6, 2, 2]
     assert len(set.union(*seen.values())) == 10
+    assert check_dataset(out) == []
+
+
+def test_names_with_dots_are_shared_out_and_labels_keep_to_themselves(tmp_path: Path) -> None:
+    """Labels that are called like keys of a record neither break doctor nor make leaks of what is none."""
+    rows = ["file,channel,waveform,source,duration"]
+    for i in range(10):
+        _noise(48e-3, i).tofile(tmp_path / f"2.4GHz_{i}.cf32")
+        rows.append(f"2.4GHz_{i}.cf32,{i % 2},w,roof,long")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    out = ingest([str(tmp_path / "t.csv")], str(tmp_path / "out"), sample_rate=RATE, split=[0.6, 0.2, 0.2])
+    sources = [{record["source"] for record in _part(out, split)} for split in ("train", "validation", "test")]
+    assert [len(names) for names in sources] == [6, 2, 2]
+    record = _records(out)[0]
+    assert record["labels"].pop("channel") in ("0", "1")
+    assert record["labels"] == {"waveform": "w", "source": "roof", "duration": "long"}
+    assert record["duration"] == pytest.approx(16e-3)
+    assert record["source"].startswith("2.4GHz_")
     assert check_dataset(out) == []
 
 
@@ -228,9 +246,10 @@ def test_movement_moves_more_than_quiet_in_what_was_ingested(tmp_path: Path, sha
     dataset = SpectrogramDataset(out)
     spread: dict[tuple[str, str], list[float]] = {}
     for i, record in enumerate(_records(out)):
-        if "activity" in record and record["facts"]["gain_locked"]:
+        labels = record["labels"]
+        if "activity" in labels and record["facts"]["gain_locked"]:
             picture = dataset[i]["spectrogram"][0].numpy()
-            spread.setdefault((record["chip"], record["activity"]), []).append(float(picture.std(axis=1).mean()))
+            spread.setdefault((labels["chip"], labels["activity"]), []).append(float(picture.std(axis=1).mean()))
     chips = {chip for chip, _ in spread}
     assert len(chips) == 4
     for chip in chips:
@@ -245,7 +264,7 @@ def test_csi_with_a_gap_and_a_table(tmp_path: Path) -> None:
     (tmp_path / "walk.csv").write_text("\n".join(lines))
     (tmp_path / "t.csv").write_text("file,start,stop,activity\nwalk.csv,0,5,walk\nwalk.csv,5,,rest\n")
     out = ingest([str(tmp_path / "t.csv")], str(tmp_path / "out"))
-    found = [(record["start"], record["activity"]) for record in _records(out)]
+    found = [(record["start"], record["labels"]["activity"]) for record in _records(out)]
     assert found == [(0.0, "walk"), (1.0, "walk"), (5.0, "rest"), (6.0, "rest"), (7.0, "rest")]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lwm.data.sources import Source, assign_splits, find_sources, kind_of_sources, read_table
+from lwm.data.sources import Source, assign_splits, find_sources, kind_of_sources, read_table, recording_name
 from lwm.data.windows import span_labels
 from lwm.errors import ConfigError
 
@@ -15,6 +15,47 @@ def folder(tmp_path: Path) -> Path:
     for name in ("a.cf32", "b.wav", "c.mat", "d.npz", "e.csv", "f.txt", "g.sigmf-meta", "g.sigmf-data", "h.sigmf.gz"):
         (tmp_path / name).write_text("x\n")
     return tmp_path
+
+
+def _named(paths: list[Path], **options: bool) -> list[str]:
+    return [source.path.name for source in find_sources([str(path) for path in paths], **options)]
+
+
+def test_a_datatype_takes_raw_files_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ("notes.txt", "a.sigmf-meta", "a.sigmf-data", "b.npy", "c.wav", "d.h5", "README.md", "e.csv", "p.png")
+    for name in ("x.dat", "y", "z.cf32", "2.4GHz_0", *other):
+        (tmp_path / name).write_text("x\n")
+    assert _named([tmp_path], any_suffix=True) == ["2.4GHz_0", "x.dat", "y", "z.cf32"]
+    said = capsys.readouterr().out
+    assert "9 files of" in said
+    assert ".txt" in said
+    assert ".sigmf-meta" in said
+    assert _named([tmp_path / "c.wav"], any_suffix=True) == ["c.wav"], "what is named itself is taken"
+
+
+def test_deeper_folders_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.cf32", "cat/b.cf32", "cat/old/c.cf32", "cat/old/1/d.cf32", "cat/old/notes.txt", ".git/e.cf32"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert _named([tmp_path]) == ["a.cf32", "b.cf32"]
+    assert f"2 recordings in folders under {tmp_path / 'cat'} were passed over" in capsys.readouterr().out
+
+
+def test_what_is_named_twice_is_taken_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "sub").mkdir()
+    (folder / "link.cf32").symlink_to(folder / "a.cf32")
+    paths = [folder / "a.cf32", folder / "sub" / ".." / "a.cf32", folder / "link.cf32", folder / "b.wav"]
+    assert _named([*paths, folder / "g.sigmf-meta", folder / "g.sigmf-data"]) == ["a.cf32", "b.wav", "g.sigmf-meta"]
+    assert "3 of 6 recordings were named before" in capsys.readouterr().out
+    table = _table(folder, "file,animal\na.cf32,cat\n")
+    with pytest.raises(ConfigError, match=r"a\.cf32 is named twice, with labels .*cat"):
+        find_sources([str(table), str(folder / "a.cf32")])
+
+
+def test_names_without_known_endings_only() -> None:
+    names = ["2.4GHz_0.cf32", "2.4GHz_1.cf32", "a.sigmf-meta", "A.SIGMF.GZ", "b.csi.npz", "c.dat", ".cf32", "d"]
+    found = [recording_name(Path("x") / name) for name in names]
+    assert found == ["2.4GHz_0", "2.4GHz_1", "a", "A", "b.csi", "c.dat", ".cf32", "d"]
 
 
 def _table(folder: Path, text: str) -> Path:
@@ -65,6 +106,7 @@ def test_table_of_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         ("file,a/b\na.cf32,0\n", "at least one label"),
         ("file,x,x\na.cf32,0,1\n", "each once"),
         ("file,x\n", "holds no row"),
+        ("file,x,spectrogram,valid\na.cf32,1,2,3\n", r"csv, line 1: columns \['spectrogram', 'valid'\].*rename the"),
         ("file,x\n,y\n", "line 2: no file ''"),
     ],
 )

@@ -101,7 +101,7 @@ def test_half_precision_iq_keeps_eleven_bits_and_refuses_more(tmp_path, spectrog
         _write(tmp_path, [Sample(spectrograms[0], VALID, iq=iq * 1e5)], Storage(iq=True))
     with pytest.raises(DatasetError, match="has no IQ"):
         _write(tmp_path, [Sample(spectrograms[0], VALID)], Storage(iq=True))
-    with pytest.raises(DatasetError, match="holds no IQ.*store_iq"):
+    with pytest.raises(DatasetError, match="holds no IQ.*iq: true"):
         _write(tmp_path, [Sample(spectrograms[0], VALID, iq=iq)]).read_iq(0)
 
 
