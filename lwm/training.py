@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lwm.config_errors import explain
 from lwm.console import say
-from lwm.errors import ConfigError, OutputError
+from lwm.errors import ConfigError, LWMError, OutputError
 from lwm.output import require_empty
 from lwm.shipped import config_path
 from lwm.tasks.base import best_precision
@@ -33,10 +33,15 @@ def last_checkpoint(out: Path) -> Path:
     return out / "checkpoints" / "last.ckpt"
 
 
+_BEFORE_A_STEP = {"config.yaml", "tensorboard"}
+"""What Lightning puts into a run's folder before it looks at the data."""
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI whose run lives in one folder; see the module's docstring."""
 
     trial: Trial
+    fresh = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Flags that every training verb shares."""
@@ -71,8 +76,18 @@ class TrainingCLI(LightningCLI):
         require_empty(self.out, resume=self._run.resume, overwrite=self._run.overwrite)
         if self._run.overwrite and self.out.exists():
             _delete_run(self.out)
+        self.fresh = not (self.out.is_dir() and any(self.out.iterdir()))
         if self._run.resume and last_checkpoint(self.out).is_file():
             self._run.ckpt_path = str(last_checkpoint(self.out))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """As in Lightning; a run that is refused before its first step leaves nothing that would bar the next try."""
+        try:
+            super()._run_subcommand(subcommand)
+        except LWMError:
+            if self.fresh and self.out.is_dir() and {path.name for path in self.out.iterdir()} <= _BEFORE_A_STEP:
+                shutil.rmtree(self.out)
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """A trainer whose logs and checkpoints are in the run's folder."""

@@ -159,3 +159,13 @@ def test_a_full_disk_leaves_nothing_under_a_final_name(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "data").glob("*.h5"))
     assert not list((tmp_path / "data").glob(".*partial"))
+
+
+def test_a_run_that_is_refused_does_not_bar_the_next_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = np.random.default_rng(0).normal(0, 5, (8, 1, 64, 64))
+    write_dataset(tmp_path / "all", pictures, recipe_named("small"), {"technology": ["lte"] * 8}, split="all")
+    words = ("fit", "--config", "pretrain/lte", "--data.init_args.data", tmp_path / "all", "--out", tmp_path / "run")
+    for _ in range(2):
+        said = refused(capsys, *words)
+        assert "has no split 'train'; expected one of ['all']; share recordings out with lwm ingest" in said
+        assert not (tmp_path / "run").exists()

@@ -83,7 +83,8 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         self.label_names: dict[str, list[str]] = manifest.labels
         splits = sorted({entry.split for entry in manifest.shards})
         if split is not None and split not in splits:
-            raise DatasetError(f"data set {self.root} has no split {split!r}", f"one of {splits}")
+            remedy = "share recordings out with lwm ingest ... --split 0.8 0.1 0.1" if splits == ["all"] else ""
+            raise DatasetError(f"data set {self.root} has no split {split!r}", f"one of {splits}", remedy)
         reserved = sorted(RESERVED_LABELS & set(self.label_names))
         if reserved:
             raise DatasetError(
