@@ -1,9 +1,9 @@
 """Sionna RT behind one door: is it there, does it solve, which scenes has it, and where in a scene to stand."""
 
-import importlib.util
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,15 @@ FLAT = 0.95
 """Smallest vertical part of a unit normal for a surface to stand on (ours): 18 degrees of slope."""
 
 
+def installed() -> bool:
+    """Whether the distribution sionna-rt is there, without importing any of it."""
+    try:
+        version("sionna-rt")
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def require_tracer() -> Any:
     """The module ``sionna.rt``, after a tiny real solve in a process of its own.
 
@@ -52,7 +61,8 @@ def require_tracer() -> Any:
     Raises:
         ConfigError: sionna-rt is not installed, or its solve fails here.
     """
-    if importlib.util.find_spec("sionna") is None or importlib.util.find_spec("sionna.rt") is None:
+    # Asked of the distribution: looking for the module would import its package, which starts Dr.Jit.
+    if not installed():
         raise ConfigError("ray tracing needs the package sionna-rt", remedy='pip install "lwm[rt]"')
     remedy = "install LLVM 19 (Debian: apt install libllvm19) and set DRJIT_LIBLLVM_PATH to its libLLVM-19.so"
     wanted = "sionna-rt with an LLVM that Dr.Jit takes"

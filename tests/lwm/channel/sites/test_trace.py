@@ -1,5 +1,6 @@
 """Tracing a site: the refusals without the tracer, and a real tiny trace where Sionna RT works."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,22 +13,35 @@ from lwm.errors import ConfigError, OutputError
 
 
 def test_without_sionna_rt_the_error_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(tracer.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracer, "installed", lambda: False)
     with pytest.raises(ConfigError, match=r'pip install "lwm\[rt\]"'):
         trace_site("munich", tmp_path / "a.npz", 10)
 
 
 def test_a_solve_that_aborts_names_llvm_and_its_variable(monkeypatch, tmp_path):
     # What Dr.Jit does with an old LLVM: the process is gone, no exception to catch.
-    monkeypatch.setattr(tracer.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(tracer, "installed", lambda: True)
     monkeypatch.setattr(tracer, "_PROBE", "import os; os.abort()")
     with pytest.raises(ConfigError, match="libllvm19.*DRJIT_LIBLLVM_PATH"):
         trace_site("munich", tmp_path / "a.npz", 10)
     assert not list(tmp_path.iterdir())
 
 
+def test_without_llvm_the_command_ends_in_one_line(tmp_path):
+    # In a process of its own and for real: even looking for the module sionna.rt starts Dr.Jit.
+    ran = subprocess.run(
+        [sys.executable, "-m", "lwm.cli", "trace-site", "munich", "--receivers", "5", "--out", str(tmp_path / "a.npz")],
+        env=os.environ | {"DRJIT_LIBLLVM_PATH": str(tmp_path / "libLLVM.so")},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("lwm: error: ray tracing")
+    assert ran.stderr.count("\n") == 1
+
+
 def test_a_solve_that_hangs_is_ended(monkeypatch):
-    monkeypatch.setattr(tracer.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(tracer, "installed", lambda: True)
     monkeypatch.setattr(tracer, "_PROBE", "import time; time.sleep(60)")
     monkeypatch.setattr(tracer, "PROBE_TIMEOUT_S", 0.5)
     with pytest.raises(ConfigError, match="took over 0.5 s"):
