@@ -77,7 +77,7 @@ def ingest(
     split: list[float] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Turn recordings into a data set: shards of windows, a recording in one or more of its own.
+    """Turn recordings into a data set (returns its folder): shards of windows, a recording in one or more of its own.
 
     A recording shorter than a window is padded and marked so where the recipe allows it; a shorter rest at its end
     becomes a sample when it fills a quarter of a window. A long recording is read window by window. Either all
@@ -101,9 +101,6 @@ def ingest(
         variable: variable of a .mat file, or dataset of an HDF5 file, that holds the samples.
         split: shares of recordings for train, validation and test; by default all go to one split, "all".
         seed: of the split.
-
-    Returns:
-        The folder.
 
     Raises:
         CaptureError: a recording that cannot be used, naming it.

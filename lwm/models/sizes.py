@@ -128,8 +128,3 @@ def size_named(name: str) -> Size:
 def encoder_size(name: str) -> EncoderConfig:
     """The encoder of a named size."""
     return size_named(name).encoder
-
-
-def decoder_size(name: str) -> DecoderConfig:
-    """The decoder of a named size."""
-    return size_named(name).decoder

@@ -1,6 +1,5 @@
 """Reconstruction accuracy on the resource grid: which cells are on the air (arXiv 2411.09996)."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -48,8 +47,3 @@ def on_all_patches(prediction: Tensor, index: Tensor | None, target: Tensor) -> 
     if index is None:
         return prediction
     return target.scatter(1, index[..., None].expand_as(prediction), prediction.to(target.dtype))
-
-
-def share_equal(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Share of the squares that are called right, scalar."""
-    return (predicted == truth).float().mean() if len(truth) else torch.tensor(torch.nan)

@@ -12,7 +12,7 @@ from lwm.models.decoder import build_decoder
 from lwm.models.encoder import SpectrogramEncoder, build_encoder, patchify, unpatchify
 from lwm.models.pooling import pool
 from lwm.models.positions import resample_positions, sinusoidal_positions
-from lwm.models.sizes import SIZES, EncoderConfig, decoder_size, encoder_size
+from lwm.models.sizes import SIZES, EncoderConfig, encoder_size, size_named
 from lwm.signal.recipe import recipe_named
 
 RECIPE = recipe_named("small")
@@ -184,7 +184,7 @@ def test_every_size_builds_with_its_number_of_weights(name: str) -> None:
         decoder = build_decoder(encoder, size.decoder)
     assert all(p.is_meta for p in (*encoder.parameters(), *decoder.parameters()))
     assert sum(p.numel() for p in encoder.parameters()) == encoder_weights(size.encoder, 1)
-    w, light = size.decoder.width, decoder_size(name)
+    w, light = size.decoder.width, size_named(name).decoder
     hidden = int(w * light.mlp_ratio)
     block = 4 * w**2 + 4 * w + 2 * w * hidden + hidden + w + 4 * w
     ends = (size.encoder.width + 1) * w + w + 2 * w + (w + 1) * size.encoder.patch**2
@@ -198,7 +198,7 @@ def test_sizes_have_the_papers_figures() -> None:
         ("m", (768, 12, 12), (512, 8, 16)),
         ("l", (1024, 24, 16), (512, 8, 16)),
     ):
-        e, d = encoder_size(name), decoder_size(name)
+        e, d = encoder_size(name), size_named(name).decoder
         assert ((e.width, e.depth, e.heads), (d.width, d.depth, d.heads)) == (shape, light)
         assert (SIZES[name].picture, e.patch) == ((224, 224), 16)
     e = encoder_size("rf")
