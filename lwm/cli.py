@@ -26,8 +26,10 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "ingest": ("lwm.data.ingest:ingest", ("paths",), "turn recordings into a data set"),
     "inspect": ("lwm.inspection:inspect", ("path",), "card and picture of a capture, data set or model folder"),
     "export": ("lwm.export:export", (), "a run's checkpoint into a model folder"),
+    "add-expert": ("lwm.add_expert:add_expert", (), "one more protocol into a mixture of experts"),
     "embed": ("lwm.evaluation.embed:embed", (), "embeddings of a data set with its labels"),
     "fewshot": ("lwm.evaluation.fewshot:fewshot", (), "k-shot episodes beside their baselines"),
+    "study": ("lwm.study.run:study", (), "compare pretraining objectives by frozen probes"),
     "ask": ("lwm.language.ask:ask", ("capture", "question"), "one answer about a recording"),
     "doctor": ("lwm.doctor:doctor", ("path",), "check a data set or model folder"),
 }

@@ -62,7 +62,7 @@ class NR:
         count, ues = facts["ssb_count"], facts["number_of_ues"]
         lines = [
             f"The carrier is 5G NR with a {facts['bandwidth'] / 1e6:g} MHz channel and "
-            f"{facts['scs_khz']} kHz subcarrier spacing.",
+            f"{facts['subcarrier_spacing'] / 1e3:g} kHz subcarrier spacing.",
             f"The carrier has {facts['n_rb']} resource blocks and a {facts['cp']} cyclic prefix.",
             f"The duplex mode is {duplex}.",
             f"The SSB pattern is case {facts['ssb_case']} with {count} block{'s' if count > 1 else ''} "

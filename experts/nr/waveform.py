@@ -166,7 +166,7 @@ def facts(plan: Plan, boxes: list[Emission]) -> dict[str, Any]:
         "technology": "5G NR",
         "link": "downlink",
         "bandwidth": config.bandwidth,
-        "scs_khz": 15 << config.mu,
+        "subcarrier_spacing": 15e3 * (1 << config.mu),
         "cp": "normal",
         "pci": config.pci,
         "n_rb": config.n_rb,

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,8 +34,9 @@ class ViewPlan:
         activity: lowest and highest share of the time on the air that a technology is asked for.
         short_share: share of captures that are shorter than the recipe's duration.
         shortest: s, length of the shortest; log-uniform up to the recipe's duration.
-        tuning_error: largest tuning error as a share of the sample rate, added to an offset at which the narrower of
-            capture and channel lies inside the wider.
+        placement: where the channel lies: at any offset at which the narrower of capture and channel is inside the
+            wider, or in the ``centre``.
+        tuning_error: largest tuning error as a share of the sample rate, added to that offset.
     """
 
     sample_rates: tuple[float, ...] = (1.92e6, 3.84e6, 7.68e6, 15.36e6, 20e6)
@@ -43,6 +44,7 @@ class ViewPlan:
     activity: tuple[float, float] = (0.3, 1.0)
     short_share: float = 0.2
     shortest: float = 1e-3
+    placement: Literal["inside", "centre"] = "inside"
     tuning_error: float = 0.05
 
     def __post_init__(self) -> None:
@@ -52,6 +54,7 @@ class ViewPlan:
         require(0 < low <= high <= 1, "view.activity", "two shares, 0 < low <= high <= 1")
         require(0 <= self.short_share <= 1, "view.short_share", "a share, 0 to 1")
         require(self.shortest > 0, "view.shortest", "positive seconds")
+        require(self.placement in ("inside", "centre"), f"view.placement {self.placement!r}", "inside or centre")
         require(0 <= self.tuning_error < 0.5, "view.tuning_error", "a share of the sample rate, 0 to 0.5")
 
     def draw(self, rng: np.random.Generator, duration: float) -> View:
@@ -61,7 +64,9 @@ class ViewPlan:
         activity = float(rng.uniform(*self.activity))
         short = math.exp(rng.uniform(math.log(min(self.shortest, duration)), math.log(duration)))
         length = short if rng.random() < self.short_share else duration
-        room = abs(sample_rate - bandwidth) / 2 + self.tuning_error * sample_rate
+        room = self.tuning_error * sample_rate
+        if self.placement == "inside":
+            room += abs(sample_rate - bandwidth) / 2
         return View(sample_rate, bandwidth, round(length, 6), activity, float(rng.uniform(-room, room)))
 
 

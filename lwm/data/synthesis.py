@@ -164,6 +164,7 @@ def _facts(
         "link": main.link or technology.link,
         "modulation": main.modulation,
         "mobility": drawn.mobility,
+        "numerology": f"{capture.facts['subcarrier_spacing'] / 1e3:g} kHz",
         "snr": f"{here.snr_db:g}",
         "channel": drawn.channel_name,
     }

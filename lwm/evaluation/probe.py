@@ -50,22 +50,32 @@ def fit_probe(layers: list[Features], codes: Codes, train: Codes, validation: Co
         train: indices to fit on; every class is among them.
         validation: indices to choose on.
     """
+    if not layers:
+        raise ValueError("no features to fit a probe on")
+    return max(fit_layers(layers, codes, train, validation), key=lambda fitted: fitted[0])[1]
+
+
+def fit_layers(
+    layers: list[Features], codes: Codes, train: Codes, validation: Codes
+) -> list[tuple[tuple[float, float], Probe]]:
+    """The best logistic regression of each layer over all strengths, with what it is ranked by.
+
+    That is its macro-F1 and its negative log loss on the validation part. Arguments as of :func:`fit_probe`.
+    """
     classes = int(codes.max()) + 1
     from threadpoolctl import threadpool_limits
 
-    best: Probe | None = None
-    best_rank = (-1.0, -np.inf)
+    def ranked(probe: Probe, features: Features) -> tuple[tuple[float, float], Probe]:
+        scores = probe.scores(features[validation])
+        found = macro_f1(codes[validation], scores.argmax(1), classes)
+        return (found, -_log_loss(scores, codes[validation])), probe
+
     # The matrices are too small to share among threads: on a busy machine waiting for each other costs far more.
     with threadpool_limits(limits=1):
-        for layer, features in enumerate(layers):
-            for probe in _path(layer, features[train], codes[train]):
-                scores = probe.scores(features[validation])
-                rank = (macro_f1(codes[validation], scores.argmax(1), classes), -_log_loss(scores, codes[validation]))
-                if best is None or rank > best_rank:
-                    best, best_rank = probe, rank
-    if best is None:
-        raise ValueError("no features to fit a probe on")
-    return best
+        return [
+            max((ranked(probe, features) for probe in _path(layer, features[train], codes[train])), key=lambda r: r[0])
+            for layer, features in enumerate(layers)
+        ]
 
 
 def _path(layer: int, features: Features, codes: Codes) -> list[Probe]:

@@ -372,12 +372,17 @@ def _preset(name: str, **changes: Any) -> Recipe:
     return Recipe(name=name, **(ours | changes))
 
 
+# One bin a subcarrier and one column a symbol of normal cyclic prefix (TS 36.211 clause 6.12), for captures that begin
+# at the end of a symbol's prefix: in 56 symbols the window slips from there to the prefix' beginning.
+_OFDM_15KHZ = {"sample_rate": 1.92e6, "duration": 4e-3, "n_fft": 128, "win_length": 128, "hop": 137, "size": (128, 56)}
+
 PRESETS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         _preset("small"),
         _preset("lwm", n_fft=512, win_length=512, hop=256, size=(128, 128)),
         _preset("radio-fm", n_fft=1024, win_length=512, hop=512, size=(224, 224)),
+        _preset("ofdm-15khz", short="error", window="boxcar", resize="none", **_OFDM_15KHZ),
         _preset("rf-gpt", window="blackman", n_fft=512, win_length=512, hop=512, size=(512, 512), channels="viridis"),
     )
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from lwm.errors import ConfigError
 
@@ -140,11 +140,11 @@ class Shape:
     decoder: Literal["self", "cross"] = "self"
 
 
-Group = TypeVar("Group", Terms, Training, Shape)
+Group = TypeVar("Group")
 
 
 def group_of(kind: type[Group], given: Group | Mapping[str, Any] | None) -> Group:
-    """A group of options from itself, from a checkpoint's dict, or its defaults.
+    """A group of options (a dataclass) from itself, from a checkpoint's dict, or its defaults.
 
     Raises:
         ConfigError: an option that does not exist, or a value out of range.
@@ -153,11 +153,12 @@ def group_of(kind: type[Group], given: Group | Mapping[str, Any] | None) -> Grou
         return kind()
     if isinstance(given, kind):
         return given
-    known = [option.name for option in fields(kind)]
-    unknown = sorted(set(given) - set(known))  # type: ignore[arg-type]
+    plain = dict(cast("Mapping[str, Any]", given))
+    known = [option.name for option in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(plain) - set(known))
     if unknown:
         raise ConfigError(f"{kind.__name__.lower()} with unknown options {unknown}", f"some of {known}")
-    return kind(**given)  # type: ignore[arg-type]
+    return kind(**plain)
 
 
 def stages(weight: float | list[float]) -> list[float]:

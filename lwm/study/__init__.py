@@ -1,0 +1,1 @@
+"""Studies: several pretraining runs that differ in one thing, judged alike."""
