@@ -26,7 +26,7 @@ def kind_of(path: Path) -> str:
 
 
 def doctor(path: str) -> int:
-    """Check every hash, size and range of a data set, or weights and golden output of a model folder.
+    """Check every hash, size and range of a data set, or hashes, weights and golden outputs of a model folder.
 
     Args:
         path: folder of a data set or of a model.

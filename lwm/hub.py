@@ -1,9 +1,5 @@
 """Model folders: complete by themselves, written atomically, loaded strictly, checked by replaying a golden output."""
 
-import hashlib
-import json
-import re
-import zipfile
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -13,26 +9,53 @@ from torch import Tensor, nn
 
 from lwm import __version__
 from lwm.errors import LWMError, ModelError
+from lwm.hub_check import check_model, deviation, golden_input, golden_output
+from lwm.hub_config import (
+    FORMAT_VERSION,
+    GOLDEN_TOLERANCE,
+    LEAST_BFLOAT16,
+    read_config,
+    read_recipe,
+    require_sane_tables,
+)
+from lwm.hub_files import require_plain
+from lwm.hub_remote import locate, upload
+from lwm.hub_weights import load_model, load_strictly, require_finite, save_weights, unshared, weights_sha256
 from lwm.models.card import model_card
 from lwm.output import atomic_folder, file_sha256, write_json
-from lwm.registry import load
-from lwm.seeding import rng_for
+from lwm.registry import MODELS, load
 from lwm.signal.recipe import Recipe
 
-MODELS = "lwm.models"
-FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
 CHECKED_FILES = ("config.json", WEIGHTS, "recipe.json", "golden.npz")
 """Files whose SHA-256 ``provenance.json`` records. The card may be edited afterwards and is not among them."""
 
-# Relative to the golden output's largest magnitude: far above what another CPU's order of summation changes
-# (1e-6 measured), far below what a changed weight or another normalisation does.
-GOLDEN_TOLERANCE = 1e-3
+__all__ = [
+    "CHECKED_FILES",
+    "FORMAT_VERSION",
+    "GOLDEN_TOLERANCE",
+    "MODELS",
+    "WEIGHTS",
+    "HubModel",
+    "check_model",
+    "from_pretrained",
+    "golden_input",
+    "load_strictly",
+    "push_to_hub",
+    "read_config",
+    "read_recipe",
+    "save_pretrained",
+    "weights_sha256",
+    "write_folder",
+]
 
 
 @runtime_checkable
 class HubModel(Protocol):
-    """What a model offers to be kept in a folder; its type is registered as an ``lwm.models`` entry point."""
+    """What a model offers to be kept in a folder; its type is registered as an ``lwm.models`` entry point.
+
+    Its constructor runs on torch's ``meta`` device too, so it must not look at the value of a weight.
+    """
 
     model_type: ClassVar[str]
     recipe: Recipe
@@ -67,30 +90,63 @@ def save_pretrained(
 
     Raises:
         OutputError: the folder is not empty or cannot be written.
-        ModelError: the weights hold a value that is not finite.
+        ModelError: the weights hold a value that is not finite, or config or provenance cannot be kept as JSON.
     """
-    module = _module(model)
-    weights, shared = _unshared(module)
-    _require_finite(weights)
-    config = {"format_version": FORMAT_VERSION, "type": model.model_type, "model": model.get_config()}
     target = Path(folder)
     with atomic_folder(target, overwrite=overwrite) as partial:
-        write_json(partial / "config.json", config | {"shared": shared})
-        write_json(partial / "recipe.json", model.recipe.to_dict())
-        _save_weights(weights, partial / WEIGHTS)
-        given = golden_input(model.recipe)
-        np.savez(partial / "golden.npz", input=given, output=_golden_output(model, given))
-        files = {name: file_sha256(partial / name) for name in CHECKED_FILES}
-        record = {"lwm_version": __version__} | (provenance or {}) | {"files": files}
-        write_json(partial / "provenance.json", record)
-        parameters = sum(p.numel() for p in module.parameters())
-        card = model_card(target.name, config, model.recipe, record, parameters)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        write_folder(model, partial, target.name, provenance)
     return target
 
 
+def write_folder(model: HubModel, folder: Path, name: str, provenance: dict[str, Any] | None = None) -> None:
+    """Write the files of a model folder into an existing one; who calls sees to it that it appears as a whole.
+
+    Args:
+        model: a registered model.
+        folder: an empty folder.
+        name: what the card calls the model.
+        provenance: see :func:`save_pretrained`.
+
+    Raises:
+        ModelError: see :func:`save_pretrained`.
+    """
+    module = _module(model)
+    weights, shared = unshared(module)
+    require_finite(weights, "weight", "train again with a lower learning rate")
+    given = golden_input(model.recipe)
+    golden = golden_output(model, given)
+    off = deviation(golden_output(model, given, torch.bfloat16), golden)
+    tolerance = {"float32": GOLDEN_TOLERANCE, "bfloat16": max(LEAST_BFLOAT16, round(4 * off, 4))}
+    config = {
+        "format_version": FORMAT_VERSION,
+        "type": model.model_type,
+        "model": model.get_config(),
+        "shared": shared,
+        "golden_tolerance": tolerance,
+    }
+    if hasattr(model, "forward_features"):
+        # What transformers looks up, so that `lwm.hf` reads the same folder.
+        config |= {"model_type": "lwm_encoder", "architectures": ["LWMModel"]}
+    record = {"lwm_version": __version__} | (provenance or {})
+    require_plain(config, "the model's config")
+    require_plain(record, "provenance")
+    write_json(folder / "config.json", config)
+    write_json(folder / "recipe.json", model.recipe.to_dict())
+    save_weights(weights, folder / WEIGHTS)
+    np.savez(folder / "golden.npz", input=given, output=golden)
+    record["files"] = {name: file_sha256(folder / name) for name in CHECKED_FILES}
+    write_json(folder / "provenance.json", record)
+    parameters = sum(p.numel() for p in module.parameters())
+    (folder / "README.md").write_text(model_card(name, config, model.recipe, record, parameters), encoding="utf-8")
+
+
 def from_pretrained(
-    folder_or_hub_id: str | Path, *, device: str | torch.device = "cpu", revision: str | None = None
+    folder_or_hub_id: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    mapped: bool = False,
+    **options: Any,
 ) -> Any:
     """Load a model folder, or download one from the Hugging Face Hub, in evaluation mode.
 
@@ -98,226 +154,51 @@ def from_pretrained(
         folder_or_hub_id: a folder, or ``owner/name`` on the hub when no such folder exists.
         device: where to put the model.
         revision: branch, tag or commit on the hub.
+        mapped: leave the weights in their file until they are used, instead of reading and checking all of them now;
+            the file must then stay as it is while the model is in use.
+        **options: how the model's type is to be built, for its ``from_config``; most types have none.
 
     Raises:
         ModelError: not a model folder, of an unknown format, or its weights do not fit: missing, unexpected and
-            misshapen keys are listed.
+            misshapen keys are listed. Nothing is taken from a folder that names files outside of it, whose weights
+            are a pickle, or whose sizes are absurd.
+        ConfigError: its recipe, or a type that is not registered.
     """
-    folder = _locate(folder_or_hub_id, revision)
-    config = read_config(folder)
-    model = load(MODELS, config["type"]).from_config(config["model"], read_recipe(folder))
-    weights = _read_weights(folder / WEIGHTS)
-    for alias, kept in config.get("shared", {}).items():
-        if kept in weights:
-            weights[alias] = weights[kept]
-    load_strictly(model, weights, str(folder / WEIGHTS))
-    return model.to(device).eval()
+    folder = locate(folder_or_hub_id, revision)
+    config, recipe = read_config(folder), read_recipe(folder)
+    where = f"{folder / 'config.json'}"
+    require_sane_tables(config["model"], recipe, where)
+    kind = load(MODELS, config["type"])
 
+    def build() -> Any:
+        try:
+            return kind.from_config(config["model"], recipe, **options)
+        except LWMError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise ModelError(
+                f"{where} describes no {config['type']} ({said:.300})", "a config that LWM wrote"
+            ) from error
 
-def check_model(folder: str | Path) -> list[str]:
-    """Problems of a model folder, one line each; empty when it is sound.
-
-    Compares every recorded SHA-256, loads strictly and replays the golden input.
-    """
-    folder = Path(folder)
-    try:
-        provenance = _read_json(folder / "provenance.json")
-    except ModelError as error:
-        return [str(error)]
-    recorded = provenance.get("files", {})
-    problems = [f"{folder / name} is not in provenance.json" for name in CHECKED_FILES if name not in recorded]
-    for name, expected in recorded.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{path} is missing; copy the folder again")
-        elif file_sha256(path) != expected:
-            problems.append(f"{path} was changed since it was written (SHA-256 differs); copy the folder again")
-    try:
-        problems += _golden_problems(folder)
-    except LWMError as error:
-        problems.append(str(error))
-    return problems
+    return load_model(build, folder, WEIGHTS, config["shared"], mapped).to(device).eval()
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     """Upload a sound model folder to the Hugging Face Hub with the user's own login; returns its address.
 
+    Only the files that ``provenance.json`` lists, itself and the card are sent.
+
     Raises:
         ModelError: the folder has problems, or the hub refuses.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
     problems = check_model(folder)
     if problems:
         raise ModelError(f"{folder} is not sound: {problems[0]}", remedy="run `lwm doctor` on it")
-    api = HfApi()
-    try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=str(folder))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(f"the hub refused {repo_id}: {error}", remedy="log in with `hf auth login`") from error
-    return str(url)
-
-
-def golden_input(recipe: Recipe) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Fixed random pictures ``[2, C, F, T]`` float32 in the recipe's range: what golden outputs are of."""
-    low, high = (recipe.floor_db, recipe.ceiling_db) if recipe.channels == "grey" else (0.0, 255.0)
-    shape = (2, recipe.in_chans, *recipe.size)
-    return rng_for(0, "golden").uniform(low, high, shape).astype(np.float32)
-
-
-def load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load ``weights``, or raise ModelError listing missing, unexpected and misshapen keys."""
-    own = model.state_dict()
-    missing = sorted(own.keys() - weights.keys())
-    unexpected = sorted(weights.keys() - own.keys())
-    misshapen = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & weights.keys())
-        if own[key].shape != weights[key].shape
-    ]
-    said = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    wrong = [f"{what} {_shortened(keys)}" for what, keys in said.items() if keys]
-    if wrong:
-        raise ModelError(f"{source} does not fit the model: {', '.join(wrong)}", "exactly the model's keys and shapes")
-    model.load_state_dict(weights, strict=True)
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """``config.json`` of a model folder, its format checked; ModelError when there is none or it is unknown."""
-    path = Path(folder) / "config.json"
-    config = _read_json(path)
-    if config.get("format_version") != FORMAT_VERSION:
-        raise ModelError(
-            f"{path} has format_version {config.get('format_version')}",
-            f"{FORMAT_VERSION}",
-            "load it with the version of LWM that wrote it",
-        )
-    if not isinstance(config.get("type"), str) or not isinstance(config.get("model"), dict):
-        raise ModelError(f"{path} names no model", "keys type and model")
-    return config
-
-
-def read_recipe(folder: str | Path) -> Recipe:
-    """``recipe.json`` of a model folder."""
-    return Recipe.from_dict(_read_json(Path(folder) / "recipe.json"))
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a module's weights and buffers, wherever they were loaded from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return upload(Path(folder), repo_id, private)
 
 
 def _module(model: HubModel) -> nn.Module:
     if not isinstance(model, nn.Module) or not isinstance(model, HubModel):
         raise ModelError(f"a {type(model).__name__}", "a model registered under lwm.models")
     return model
-
-
-def _shortened(keys: list[str], most: int = 8) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return "[" + ", ".join(keys[:most]) + "]" + more
-
-
-def _unshared(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """State dict with each shared tensor once, and which left-out name is which kept one."""
-    kept: dict[str, Tensor] = {}
-    shared: dict[str, str] = {}
-    first: dict[tuple[Any, ...], str] = {}
-    for name, value in module.state_dict().items():
-        key = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and key in first:
-            shared[name] = first[key]
-        else:
-            first[key] = name
-            # A copy: safetensors refuses views of one storage.
-            kept[name] = value.detach().cpu().clone().contiguous()
-    return kept, shared
-
-
-def _require_finite(weights: dict[str, Tensor]) -> None:
-    for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise ModelError(f"weight {name} is not finite", "finite weights", "train again with a lower learning rate")
-
-
-def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save
-
-    # Through Python's own write, so that a full disk is the OSError that it is.
-    path.write_bytes(save(weights, metadata={"format": "pt"}))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing", "a complete model folder") from None
-    except SafetensorError as error:
-        raise ModelError(f"{path} cannot be read ({error})", "a safetensors file", "copy the folder again") from error
-
-
-def _golden_output(model: Any, given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            device = next(model.parameters()).device
-            return np.asarray(model.golden(torch.from_numpy(given).to(device)).float().cpu().numpy())
-    finally:
-        model.train(training)
-
-
-def _golden_problems(folder: Path) -> list[str]:
-    path = folder / "golden.npz"
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            given, expected = kept["input"], kept["output"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        return [f"{path} cannot be read ({error}); copy the folder again"]
-    found = _golden_output(from_pretrained(folder), given)
-    if found.shape != expected.shape:
-        return [f"{path}: the model gives shape {found.shape}; expected {expected.shape}"]
-    off = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-12))
-    if not off <= GOLDEN_TOLERANCE:
-        return [f"{path}: the model's output is off by {off:.2g} of its range; expected at most {GOLDEN_TOLERANCE:g}"]
-    return []
-
-
-def _locate(folder_or_hub_id: str | Path, revision: str | None) -> Path:
-    folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        return folder
-    name = str(folder_or_hub_id)
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ModelError(f"no model folder {name}", "a folder with config.json, or owner/name on the hub")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"no model folder {name}, and the hub does not give it ({str(error).splitlines()[0]})",
-            "a folder with config.json, or owner/name on the hub",
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"{path} is missing", "a model folder written by LWM") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} is not JSON ({error})", "a model folder written by LWM") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds a {type(value).__name__}", "a JSON object")
-    return value

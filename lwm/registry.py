@@ -8,6 +8,7 @@ from lwm.errors import ConfigError
 
 TECHNOLOGIES = "lwm.technologies"
 HEADS = "lwm.heads"
+MODELS = "lwm.models"
 
 
 @cache

@@ -34,7 +34,7 @@ DEFAULT_RECIPE = {"iq": "small", "csi": "csi"}
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """How recordings are opened and cut; the fields are :func:`ingest`'s."""
 
     kind: Literal["iq", "csi"]
@@ -116,13 +116,13 @@ def ingest(
     chosen = choose_recipe(found, recipe, model, duration)
     if found == "csi" and (dc_notch is not None or datatype is not None):
         raise ConfigError("--dc_notch or --datatype with CSI", "IQ", "leave it out, or add --kind iq")
-    reading = _Reading(found, chosen, sample_rate, datatype, center_frequency, hop, dc_notch, variable)
+    reading = Reading(found, chosen, sample_rate, datatype, center_frequency, hop, dc_notch, variable)
     _make(root, reading, sources, (split, seed), overwrite)
     return root
 
 
 def _make(
-    root: Path, reading: _Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
+    root: Path, reading: Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
 ) -> None:
     """The data set's folder, whole or not at all; ``parts``: shares and seed of the split."""
     # The name is held as long as another may be made under it; what a killed run left of it goes first.
@@ -133,7 +133,7 @@ def _make(
 
 
 def _fill(
-    root: Path, reading: _Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
+    root: Path, reading: Reading, sources: list[Source], parts: tuple[list[float] | None, int], overwrite: bool
 ) -> None:
     settings = {key: value for key, value in asdict(reading).items() if key != "recipe"}
     plan = {"files": [str(source.path) for source in sources], **settings, "kind": f"{reading.kind} recordings"}
@@ -201,7 +201,7 @@ def model_recipe(folder: Path) -> Recipe:
 
 
 @contextmanager
-def _named(source: Source) -> Iterator[None]:
+def named_errors(source: Source) -> Iterator[None]:
     """Put the recording's name before an error that cannot know it."""
     try:
         yield
@@ -210,18 +210,18 @@ def _named(source: Source) -> Iterator[None]:
         raise CaptureError(str(error) if named else f"{source.path}: {error}") from error
 
 
-def _count(reading: _Reading, sources: list[Source]) -> tuple[int, int]:
+def _count(reading: Reading, sources: list[Source]) -> tuple[int, int]:
     """Windows of all recordings, and how many left a rest out; a bad header is found here, before the long part."""
     total = left_out = 0
     for source in sources:
-        with _named(source):
+        with named_errors(source):
             for windows in reading.windows(source):
                 total += len(windows.starts)
                 left_out += windows.left_out
     return total, left_out
 
 
-def _splits(reading: _Reading, sources: list[Source], shares: list[float] | None, seed: int) -> list[str]:
+def _splits(reading: Reading, sources: list[Source], shares: list[float] | None, seed: int) -> list[str]:
     if shares is None:
         return [SPLIT] * len(sources)
     groups = []
@@ -234,7 +234,7 @@ def _splits(reading: _Reading, sources: list[Source], shares: list[float] | None
     return assign_splits(groups, shares, seed)
 
 
-def _write(folder: Path, manifest: Manifest, reading: _Reading, sources: list[tuple[Source, str]], total: int) -> None:
+def _write(folder: Path, manifest: Manifest, reading: Reading, sources: list[tuple[Source, str]], total: int) -> None:
     """Every recording's shards; the licences go into the manifest."""
     licences: set[str] = set()
     numbers: Counter[tuple[str, str]] = Counter()
@@ -243,7 +243,7 @@ def _write(folder: Path, manifest: Manifest, reading: _Reading, sources: list[tu
     most = max(1, SHARD_BYTES // (2 * recipe.in_chans * recipe.size[0] * recipe.size[1]))
     with progress("ingest", total, "windows") as bar:
         for source, split in sources:
-            with _named(source):
+            with named_errors(source):
                 for windows in reading.windows(source):
                     licences.add(windows.licence)
                     for first in range(0, len(windows.starts), most):

@@ -1,8 +1,10 @@
-"""``lwm embed``: one vector a sample, with its labels and its record, in one HDF5 file.
+"""``lwm embed``: one vector a sample, with its labels, its time and its record, in one HDF5 file.
 
 Layout for N samples: ``embedding`` float32 ``[N, P]``; ``labels/NAME`` int32 codes (-1: not labelled) into the texts
-of ``names/NAME``; ``values/NAME`` float32; ``record`` one JSON object a sample (what it is, source and time);
-attributes ``recipe`` (JSON), ``model``, ``data``, ``pooling`` and ``lwm_version``. Row i is sample i of the data set.
+of ``names/NAME``; ``values/NAME`` float32; ``time`` float64: s from the begin of its recording (NaN: synthetic);
+``source``: the recording's or waveform's name; ``record`` one JSON object a sample; attributes ``recipe`` and
+``settings`` (JSON), ``model``, ``data``, ``pooling`` and ``lwm_version``. Row i is sample i of the data set, or window
+i of the recordings in the order they were named.
 """
 
 import json
@@ -15,84 +17,167 @@ import torch
 
 from lwm import __version__
 from lwm.console import progress, say
-from lwm.data.dataset import SpectrogramDataset
-from lwm.errors import ConfigError
+from lwm.data.ingest import Reading
+from lwm.data.lock import name_lock
+from lwm.data.sources import find_sources
+from lwm.errors import ConfigError, OutputError
+from lwm.evaluation.embed_rows import DatasetRows, RecordingRows, Rows, ahead
+from lwm.evaluation.embed_store import PartialRows
 from lwm.evaluation.features import require_encoder
-from lwm.hub import from_pretrained
-from lwm.models.pooling import Pooling, pool
+from lwm.hub import from_pretrained, weights_sha256
+from lwm.models.pooling import Pooling, pool, pooled_features
 from lwm.output import atomic_file, require_empty
+from lwm.signal.csi_recipe import CsiRecipe
 
 POOLING: Pooling = "mean_spread"
 
+_COPIED = 4096
+"""Rows that are copied together into the HDF5 file."""
 
-def embed(model: str, data: str, out: str, batch_size: int = 64, overwrite: bool = False) -> Path:
-    """Embed every sample of a data set with a model folder's encoder.
+
+def embed(
+    model: str,
+    data: str | list[str],
+    out: str,
+    batch_size: int = 64,
+    overwrite: bool = False,
+    resume: bool = False,
+    sample_rate: float | None = None,
+    datatype: str | None = None,
+    hop: float | None = None,
+    center_frequency: float | None = None,
+    dc_notch: float | None = None,
+    variable: str | None = None,
+) -> Path:
+    """Embed every sample of a data set, or every window of recordings, with a model folder's encoder; returns the file.
+
+    Rows that are done survive an interruption in ``FILE.partial``; with ``resume`` the run goes on after them.
 
     Args:
         model: model folder of an encoder or a mixture of experts.
-        data: folder of a data set made with the model's recipe.
+        data: folder of a data set made with the model's recipe; or recordings, folders or tables of them.
         out: HDF5 file to write.
         batch_size: samples at a time.
-        overwrite: replace the file if it exists.
-
-    Returns:
-        The file.
+        overwrite: replace the file if it exists, and begin anew.
+        resume: go on after the rows of an interrupted run with the same settings.
+        sample_rate: Hz, for recordings that do not state theirs; packets per second for CSI.
+        datatype: sample format of raw IQ, for example ci16_le.
+        hop: seconds from window to window of a recording; the recipe's duration by default.
+        center_frequency: Hz, for recordings that do not state theirs.
+        dc_notch: Hz on both sides of 0 below which IQ is taken away (-3 dB, first order).
+        variable: variable of a .mat file, or dataset of an HDF5 file, that holds the samples.
 
     Raises:
-        ConfigError: a batch size below one.
-        ModelError: the model is no encoder.
-        RecipeMismatch: the data set was made with another recipe than the model's.
-        OutputError: the file exists, or cannot be written.
+        ConfigError: an impossible option, several data sets, or an interrupted run with other settings.
+        ModelError, RecipeMismatch, CaptureError: no encoder, data of another recipe, a recording that cannot be used.
+        OutputError: the file or an interrupted run exists, or it cannot be written.
     """
     file = Path(out)
-    if batch_size < 1:
-        raise ConfigError(f"--batch_size {batch_size}", "1 or more")
-    if file.is_dir():
-        raise ConfigError(
-            f"--out {file} is a folder", "the name of an HDF5 file", f"try --out {file / 'embeddings.h5'}"
-        )
-    require_empty(file, overwrite=overwrite)
+    _check_output(file, batch_size, overwrite, resume)
     encoder: Any = require_encoder(from_pretrained(model), model)
-    dataset = SpectrogramDataset(data)
-    encoder.recipe.require_same(dataset.recipe, f"model {model}", f"data set {data}")
-    with atomic_file(file) as partial, h5py.File(partial, "w") as target:
-        target.attrs["recipe"] = json.dumps(dataset.recipe.to_dict())
-        target.attrs.update(
-            {"model": Path(model).name, "data": Path(data).name, "pooling": POOLING, "lwm_version": __version__}
-        )
-        _write_facts(target, dataset)
-        width = _write_embeddings(target, encoder, dataset, batch_size)
-    say(f"wrote {file}: embedding [{len(dataset)}, {width}], labels {', '.join(sorted(dataset.labels))}")
+    if hop is not None and not hop > 0:
+        raise ConfigError(f"hop {hop} s", "a positive number of seconds")
+    kind: Any = "csi" if isinstance(encoder.recipe, CsiRecipe) else "iq"
+    reading = Reading(kind, encoder.recipe, sample_rate, datatype, center_frequency, hop, dc_notch, variable)
+    rows = _rows([data] if isinstance(data, str) else data, reading)
+    encoder.recipe.require_same(rows.recipe, f"model {model}", f"data set {data}")
+    partial = PartialRows(
+        file, _settings(encoder, rows), pooled_features(encoder.num_features, POOLING), rows.keeps_facts
+    )
+    with name_lock(file):
+        if file.is_file() and not overwrite:
+            return _finished(file, partial.settings)
+        partial.open(resume, overwrite)
+        _embed(encoder, rows, partial, batch_size)
+        _assemble(file, rows, partial, Path(model).name)
+        partial.remove()
+    say(f"wrote {file}: embedding [{rows.count}, {partial.width}]")
     say(f"next: python -c \"import h5py; print(h5py.File('{file}')['embedding'][0])\"")
     return file
 
 
+def _settings(encoder: Any, rows: Rows) -> dict[str, Any]:
+    """What the rows depend on."""
+    return {
+        "lwm_version": __version__,
+        "weights": weights_sha256(encoder),
+        "recipe": encoder.recipe.identity,
+        "pooling": POOLING,
+        "count": rows.count,
+        **rows.settings(),
+    }
+
+
+def _check_output(file: Path, batch_size: int, overwrite: bool, resume: bool) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"--batch_size {batch_size}", "1 or more")
+    if resume and overwrite:
+        raise ConfigError("--resume beside --overwrite", "one of them")
+    if file.is_dir():
+        raise ConfigError(
+            f"--out {file} is a folder", "the name of an HDF5 file", f"try --out {file / 'embeddings.h5'}"
+        )
+    if not resume:
+        require_empty(file, overwrite=overwrite)
+
+
+def _finished(file: Path, settings: dict[str, Any]) -> Path:
+    """The file, where a run with the same settings made it; OutputError otherwise."""
+    made: Any = None
+    if h5py.is_hdf5(file):
+        with h5py.File(file) as found:
+            made = found.attrs.get("settings")
+    if made is None or json.loads(made) != settings:
+        raise OutputError(
+            f"{file} exists and is of other settings", "a new name", "choose another --out or --overwrite"
+        )
+    say(f"{file} is complete; nothing to do")
+    return file
+
+
+def _rows(paths: list[str], reading: Reading) -> Rows:
+    """A data set's samples where one is named, else windows of recordings."""
+    sets = [path for path in paths if (Path(path) / "manifest.json").is_file()]
+    if not sets:
+        sources = find_sources(paths, reading.kind, any_suffix=reading.datatype is not None)
+        return RecordingRows(sources, reading)
+    if len(paths) > 1:
+        raise ConfigError(f"data set {sets[0]} among {len(paths)} paths", "one data set, or recordings only")
+    options = ("sample_rate", "datatype", "hop", "center_frequency", "dc_notch", "variable")
+    given = [f"--{name}" for name in options if getattr(reading, name) is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} with data set {sets[0]}", "recordings", "leave it out")
+    return DatasetRows(Path(sets[0]))
+
+
 @torch.inference_mode()
-def _write_embeddings(target: h5py.File, encoder: Any, dataset: SpectrogramDataset, batch_size: int) -> int:
-    """Embed batch by batch; gives the width of a row."""
+def _embed(encoder: Any, rows: Rows, partial: PartialRows, batch_size: int) -> None:
+    """Embed what is not done, batch by batch; the next is read meanwhile."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = encoder.to(device).eval()
-    rows: Any = None
-    with progress("embed", len(dataset), "samples") as bar:
-        for first in range(0, len(dataset), batch_size):
-            indices = np.arange(first, min(first + batch_size, len(dataset)))
-            tokens = encoder.forward_features(dataset.batch(indices)["spectrogram"].float().to(device))
-            vectors = pool(tokens[:, encoder.num_prefix_tokens :], encoder.grid_size, POOLING).float().cpu().numpy()
-            if rows is None:
-                rows = target.create_dataset("embedding", (len(dataset), vectors.shape[1]), "<f4")
-            rows[first : first + len(indices)] = vectors
-            bar.update(len(indices))
-    return int(rows.shape[1])
+    try:
+        with progress("embed", rows.count, "samples", partial.done) as bar:
+            for batch in ahead(rows.batches(partial.done, batch_size), pin=device.type == "cuda"):
+                # Half the bytes travel to the device: nothing finer is stored.
+                tokens = encoder.forward_features(batch.pictures.to(device, non_blocking=True).float())
+                vectors = pool(tokens[:, encoder.num_prefix_tokens :], encoder.grid_size, POOLING)
+                partial.append(np.asarray(vectors.float().cpu().numpy()), batch.facts)
+                bar.update(len(batch.pictures))
+    finally:
+        if not partial.done:
+            partial.remove()
 
 
-def _write_facts(target: h5py.File, dataset: SpectrogramDataset) -> None:
-    for name, codes in dataset.labels.items():
-        target.create_dataset(f"labels/{name}", data=codes.astype("<i4"))
-        # A data set of its own: an attribute holds 64 KiB, too little for the names of many channel draws.
-        target.create_dataset(f"names/{name}", data=dataset.label_names[name], dtype=h5py.string_dtype())
-    for name, numbers in dataset.values.items():
-        target.create_dataset(f"values/{name}", data=numbers.astype("<f4"))
-    records = target.create_dataset("record", (len(dataset),), h5py.string_dtype())
-    for first in range(0, len(dataset), 512):
-        stop = min(first + 512, len(dataset))
-        records[first:stop] = [json.dumps(dataset.record(index)) for index in range(first, stop)]
+def _assemble(file: Path, rows: Rows, partial: PartialRows, model: str) -> None:
+    """All rows and their facts in one HDF5 file."""
+    with atomic_file(file) as temporary, h5py.File(temporary, "w") as target:
+        target.attrs["recipe"] = json.dumps(rows.recipe.to_dict())
+        target.attrs["settings"] = json.dumps(partial.settings)
+        target.attrs.update(
+            {"model": model, "data": partial.settings["data"], "pooling": POOLING, "lwm_version": __version__}
+        )
+        rows.write_facts(target, partial.facts)
+        embedding = target.create_dataset("embedding", (rows.count, partial.width), "<f4")
+        for first in range(0, rows.count, _COPIED):
+            stop = min(first + _COPIED, rows.count)
+            embedding[first:stop] = partial.read(first, stop - first)

@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lwm import hub
 from lwm.errors import ModelError, OutputError
 from lwm.hub import check_model, from_pretrained, golden_input, load_strictly, save_pretrained
+from lwm.hub_config import MIGRATIONS
 from lwm.models.encoder import SpectrogramEncoder, build_encoder
 from lwm.models.moe import MoEEncoder
 from lwm.models.router import Router, RouterConfig
@@ -152,7 +154,7 @@ def test_pickled_golden_is_never_unpickled(folder: Path) -> None:
 
 def test_configs_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     edit(folder / "config.json", format_version=99)
-    with pytest.raises(ModelError, match="format_version 99"):
+    with pytest.raises(ModelError, match="format_version 99.*install a newer LWM"):
         from_pretrained(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
@@ -183,8 +185,10 @@ def test_hub_is_asked_for_a_name_and_its_refusal_is_one_line(monkeypatch: pytest
 
     asked: list[tuple[str, str | None]] = []
 
-    def download(name: str, revision: str | None) -> str:
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append((name, revision))
+        assert all(any(fnmatch(one, pattern) for pattern in allow_patterns) for one in hub.CHECKED_FILES)
+        assert not any(fnmatch("pytorch_model.bin", pattern) for pattern in allow_patterns)
         if name == "someone/none":
             raise OSError("offline\nsecond line")
         return str(folder)
@@ -197,23 +201,141 @@ def test_hub_is_asked_for_a_name_and_its_refusal_is_one_line(monkeypatch: pytest
     assert "\n" not in str(caught.value)
 
 
-def test_push_uploads_only_a_sound_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+class Hub:
+    """A hub in memory with the two calls of ``huggingface_hub.HfApi`` that an upload makes."""
+
+    kept: ClassVar[dict[str, dict[str, bytes]]] = {}
+
+    def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> str:
+        assert private
+        assert exist_ok
+        self.kept[repo_id] = {}
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, repo_id: str, folder_path: str, allow_patterns: list[str]) -> None:
+        names = [path.name for path in Path(folder_path).iterdir()]
+        sent = {name for name in names if any(fnmatch(name, pattern) for pattern in allow_patterns)}
+        self.kept[repo_id] = {name: (Path(folder_path) / name).read_bytes() for name in sent}
+
+
+def test_push_and_load_again(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> None:
     import huggingface_hub
 
-    done: list[str] = []
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        place = tmp_path / "cache"
+        place.mkdir()
+        for file, content in Hub.kept[name].items():
+            (place / file).write_bytes(content)
+        return str(place)
 
-    class Api:
-        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> str:
-            done.append(f"create {repo_id} {private}")
-            return f"https://hub/{repo_id}"
-
-        def upload_folder(self, repo_id: str, folder_path: str) -> None:
-            done.append(f"upload {folder_path}")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    (folder / ".env").write_text("my password")  # lies about in many folders; never sent
     assert hub.push_to_hub(folder, "me/lte", private=True) == "https://hub/me/lte"
-    assert done == ["create me/lte True", f"upload {folder}"]
+    assert set(Hub.kept["me/lte"]) == {*hub.CHECKED_FILES, "provenance.json", "README.md"}
+    torch.testing.assert_close(from_pretrained("me/lte").state_dict(), expert().state_dict())
+    card = Hub.kept["me/lte"]["README.md"].decode()
+    assert "| val_loss | 0.25 |" in card
+    assert "| command | a test |" in card
     (folder / "recipe.json").unlink()
+    Hub.kept.clear()
     with pytest.raises(ModelError, match="not sound"):
         hub.push_to_hub(folder, "me/lte")
-    assert len(done) == 2
+    assert not Hub.kept
+
+
+def test_refusal_of_an_upload_is_one_line(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    import huggingface_hub
+
+    class Closed(Hub):
+        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> str:
+            raise OSError("401\nUnauthorized")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Closed)
+    with pytest.raises(ModelError, match="401 Unauthorized; log in with") as caught:
+        hub.push_to_hub(folder, "me/lte")
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_of_version_1_is_migrated(folder: Path) -> None:
+    """Version 1 had no tolerances; its folders load and are checked, and are not written to."""
+    config = json.loads((folder / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key != "golden_tolerance"} | {"format_version": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    forget_hashes(folder)
+    before = (folder / "config.json").read_bytes()
+    assert check_model(folder) == []
+    assert (folder / "config.json").read_bytes() == before
+    read = hub.read_config(folder)
+    assert read["format_version"] == hub.FORMAT_VERSION
+    assert read["golden_tolerance"]["float32"] == hub.GOLDEN_TOLERANCE
+    assert config["format_version"] == 1, "a migration does not change what it is given"
+
+
+def test_every_older_version_has_its_migration() -> None:
+    assert sorted(MIGRATIONS) == list(range(1, hub.FORMAT_VERSION))
+    for version, step in MIGRATIONS.items():
+        assert step({"format_version": version, "type": "encoder", "model": {}})["format_version"] == version + 1
+
+
+def test_bfloat16_has_a_tolerance_of_its_own(folder: Path) -> None:
+    tolerance = hub.read_config(folder)["golden_tolerance"]
+    assert tolerance["float32"] < tolerance["bfloat16"] < 0.5
+    edit(folder / "config.json", golden_tolerance=tolerance | {"bfloat16": 1e-6})
+    forget_hashes(folder)
+    (problem,) = check_model(folder)
+    assert "output in bfloat16 is off by" in problem
+
+
+def test_tied_parameters_are_one_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two modules that share a parameter, as a language model's embedding and its output do."""
+
+    class Twins(SpectrogramEncoder):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.blocks[1].mlp.fc1.weight = self.blocks[0].mlp.fc1.weight
+
+    monkeypatch.setattr(hub, "load", lambda group, name: Twins)
+    model = Twins(expert().config, RECIPE)
+    again = from_pretrained(save_pretrained(model, tmp_path / "twins"))
+    assert again.blocks[1].mlp.fc1.weight is again.blocks[0].mlp.fc1.weight
+    assert len(list(again.parameters())) == len(list(model.parameters()))
+    torch.testing.assert_close(again.state_dict(), model.state_dict())
+
+
+def test_tables_that_no_file_holds_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that is computed by torch and not saved would be lost without memory, as a rotary table of an LLM."""
+
+    class Rotary(SpectrogramEncoder):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.register_buffer("table", torch.arange(4.0), persistent=False)
+
+    monkeypatch.setattr(hub, "load", lambda group, name: Rotary)
+    model = Rotary(expert().config, RECIPE)
+    model.patch_embed.requires_grad_(False)
+    again = from_pretrained(save_pretrained(model, tmp_path / "rotary"))
+    assert again.table.tolist() == [0, 1, 2, 3]
+    assert not any(value.is_meta for value in (*again.parameters(), *again.buffers()))
+    torch.testing.assert_close(again.state_dict(), model.state_dict())
+
+
+def test_loading_draws_nothing_and_weights_are_the_models_own(folder: Path) -> None:
+    state = torch.random.get_rng_state()
+    model = from_pretrained(folder)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    (folder / hub.WEIGHTS).write_bytes(bytes((folder / hub.WEIGHTS).stat().st_size))  # in place
+    torch.testing.assert_close(model.state_dict(), expert().state_dict())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_mixture_loaded_lazily(tmp_path: Path) -> None:
+    names = ("lte", "nr")
+    mixture = MoEEncoder({n: expert(n, i) for i, n in enumerate(names)}, Router(RouterConfig(names), RECIPE, -10, 8))
+    folder = save_pretrained(mixture, tmp_path / "moe")
+    lazy = from_pretrained(folder, mapped=True, lazy=True)
+    x = torch.from_numpy(golden_input(RECIPE))
+    with torch.no_grad():
+        torch.testing.assert_close(lazy(x), mixture.eval()(x))
+    with pytest.raises(ModelError, match="describes no moe.*unexpected keyword"):
+        from_pretrained(folder, eager=True)
