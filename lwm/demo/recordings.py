@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lwm.console import say
 from lwm.data.dataset import SpectrogramDataset
@@ -38,7 +39,7 @@ def readable(files: list[Path], recipe: Recipe) -> tuple[list[Path], list[dict[s
 
 
 def _row(file: str, truth: str, routed: str, answer: str, **more: Any) -> dict[str, Any]:
-    extra = {"confidence": 0.0, "windows": 0, "padded": 0} | more
+    extra: dict[str, Any] = {"confidence": 0.0, "novelty": None, "windows": 0, "padded": 0} | more
     return {"file": file, "truth": truth, "routed": routed, "answer": answer, **extra}
 
 
@@ -46,7 +47,7 @@ def ask_recordings(moe_folder: Path, rfgpt_folder: Path, data: Path, files: list
     """One row a recording: what it is, where the router sends it, what RF-GPT says of it.
 
     The route is the expert with the largest mean probability over the recording's windows; the answer is that of
-    ``lwm ask``.
+    ``lwm ask``. ``novelty`` is the median over the windows of the share of known captures that are less strange.
 
     Args:
         moe_folder: the mixture.
@@ -71,9 +72,17 @@ def ask_recordings(moe_folder: Path, rfgpt_folder: Path, data: Path, files: list
             moe.expert_names[best],
             answer_recording(rfgpt, open_recording(path), QUESTION).text,
             confidence=float(mean[best]),
+            novelty=_novelty(moe, dataset, mine),
             windows=len(mine),
             padded=sum(records[i]["valid_columns"] < columns for i in mine),
         )
         say(f"{row['file']}: {row['truth']} -> {row['routed']} ({row['confidence']:.2f}); {row['answer']}")
         rows.append(row)
     return rows
+
+
+@torch.inference_mode()
+def _novelty(moe: Any, dataset: SpectrogramDataset, indices: list[int]) -> float | None:
+    if moe.detector is None:
+        return None
+    return float(moe.novelty(dataset.batch(indices)["spectrogram"].float()).median())

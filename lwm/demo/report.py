@@ -83,6 +83,7 @@ def write_report(out: Path, state: DemoState) -> Path:
         reconstructions=[p for name in experts for p in run_pictures(out / "runs" / "experts" / name, name)],
         pretrain=figures["pretrain"],
         router=figures["router"],
+        routing=[_picture(p.stem, p.read_bytes(), p.stem) for p in sorted((out / "routing").glob("*.png"))],
         shots=shots,
         fewshot=table,
         episodes=len({record["episode"] for record in results["records"]}),

@@ -140,7 +140,9 @@ class _Demo:
                 self._train("router/demo", "moe", "--model.init_args.experts", experts, *self.scale.router)
                 from lwm.evaluation.routing import routing_report
 
-                self.state.figures["router"] = routing_report(str(self.moe), str(self.data))
+                self.state.figures["router"] = routing_report(
+                    str(self.moe), str(self.data), str(self.out / "routing")
+                )
 
     def fewshot(self) -> None:
         """Joint SNR and mobility from a few labels on unseen channels."""
