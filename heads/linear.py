@@ -1,38 +1,35 @@
 """One linear layer on pooled tokens: the head of every few-shot comparison."""
 
+from collections.abc import Sequence
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lwm.models.pooling import Pooling, pool, pooled_features
+from heads.pooled import PooledClassifier, zero_linear
+from lwm.models.head import TokenShape
+from lwm.models.pooling import Pooling
 
 
-class LinearHead(nn.Module):
+class LinearHead(PooledClassifier):
     """Tokens to class scores: pooling, standardisation with stored statistics, one linear layer.
 
     It starts at zero, so that every class is equally likely, or from a logistic regression (:meth:`start_from`).
 
     Args:
-        num_features: token width D of the encoder.
-        grid_size: rows (frequency) and columns (time) of the encoder's token grid.
-        num_classes: number of classes.
+        shape: tokens that it is built for.
+        targets: classes.
         pooling: how tokens become one vector, see :func:`lwm.models.pooling.pool`.
+        smoothing: label smoothing of the cross-entropy.
     """
 
-    shift: Tensor
-    scale: Tensor
+    head_type: ClassVar[str] = "linear"
 
     def __init__(
-        self, num_features: int, grid_size: tuple[int, int], num_classes: int, pooling: Pooling = "mean_spread"
+        self, shape: TokenShape, targets: Sequence[str], pooling: Pooling = "mean_spread", smoothing: float = 0.0
     ) -> None:
-        super().__init__()
-        width = pooled_features(num_features, pooling)
-        self.grid_size = grid_size
-        self.pooling: Pooling = pooling
-        self.register_buffer("shift", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-        self.linear = nn.Linear(width, num_classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        super().__init__(shape, targets, pooling=pooling, smoothing=smoothing)
+        self.linear = zero_linear(self.features, len(targets))
 
     @torch.no_grad()
     def start_from(self, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> None:
@@ -49,6 +46,6 @@ class LinearHead(nn.Module):
         self.linear.weight.copy_(weight)
         self.linear.bias.copy_(bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Scores ``[B, classes]`` of tokens ``[B, L, D]`` without prefix tokens."""
-        return self.linear((pool(tokens, self.grid_size, self.pooling) - self.shift) / self.scale)
+    def forward_pooled(self, features: Tensor) -> Tensor:
+        """Scores ``[B, classes]`` of pooled features ``[B, P]``."""
+        return self.linear(self.standardise(features))
