@@ -1,5 +1,6 @@
 """Self-attention that takes the kernel which is fastest for what comes."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 # Scores of so many query-key pairs are held at a time: 512 KiB in bfloat16, which stays in a core's cache.
 CHUNK_SCORES = 2**18
+
+# Largest |score| in bits, so that 2**score and sums of it are far from the ends of bfloat16 (float32's, 2**±126).
+MOST_BITS = 60.0
 
 
 class SelfAttention(Attention):
@@ -32,10 +36,17 @@ class SelfAttention(Attention):
 
 
 def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention ``[B, H, N, d]`` of equal-length queries and keys, a few heads at a time, scores recomputed backward.
+    """Attention ``[B, H, N, d]`` to keys and values ``[B, H, M, d]``, a few heads at a time.
 
-    softmax(Q K^T / sqrt(d)) V, as ``scaled_dot_product_attention``; differentiable once.
+    softmax(Q K^T / sqrt(d)) V, as ``scaled_dot_product_attention``; differentiable once, from scores computed again in
+    the backward pass. The softmax goes without its
+    usual search for each row's largest score, which in bfloat16 costs as much as the exponentials: by Cauchy and
+    Schwarz no score is beyond the product of the longest query and the longest key. Where that product is too large
+    for it (over 40 nats), the fused kernel does the work.
     """
+    longest = query.detach().norm(dim=-1).max() * key.detach().norm(dim=-1).max()
+    if not longest * _bits(query) < MOST_BITS:
+        return scaled_dot_product_attention(query, key, value)
     flat = (part.flatten(0, 1) for part in (query, key, value))
     return _Chunked.apply(*flat).unflatten(0, query.shape[:2])
 
@@ -43,37 +54,65 @@ def chunked_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Output ``[B*H, N, d]``; keeps queries, keys and values, not the scores."""
+        """Output ``[B*H, N, d]``; keeps queries, keys, values, output and sums, not the scores."""
         with torch.autocast(query.device.type, enabled=False):
-            query = query * query.shape[-1] ** -0.5
-            ctx.save_for_backward(query, key, value)
-            out = torch.empty_like(value)
-            for part in _chunks(query):
-                torch.bmm(_scores(query[part], key[part]), value[part], out=out[part])
+            query = query * _bits(query)
+            out, buffer = torch.empty_like(query), _buffer(query, key)
+            total = query.new_empty(*query.shape[:2], 1, dtype=torch.promote_types(query.dtype, torch.float32))
+            for part in _chunks(query, key):
+                power = _powers(query[part], key[part], buffer)
+                torch.sum(power, -1, keepdim=True, dtype=total.dtype, out=total[part])
+                torch.bmm(power, value[part], out=out[part])
+            out = (out / total).to(query.dtype)
+        ctx.save_for_backward(query, key, value, out, total)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of query, key and value, from scores computed again."""
-        query, key, value = ctx.saved_tensors
+        """Gradients of query, key and value, from scores computed again.
+
+        With E = 2**(Q K^T), row sums t and G' = G / t: dV = E^T G', and the scores' gradient is E * (G' V^T - D),
+        D = rows of sum(G' * O). D is subtracted inside the product, as two further columns (high and low half of it)
+        that meet ones.
+        """
+        query, key, value, out, total = ctx.saved_tensors
         by_query, by_key, by_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         with torch.autocast(query.device.type, enabled=False):
-            for part in _chunks(query):
-                share = _scores(query[part], key[part])
-                torch.bmm(share.transpose(1, 2), gradient[part], out=by_value[part])
-                by_share = torch.bmm(gradient[part], value[part].transpose(1, 2))
-                by_score = torch._softmax_backward_data(by_share, share, -1, share.dtype)
+            gradient = gradient / total
+            drop = (gradient * out).sum(-1, keepdim=True)
+            high = drop.to(query.dtype)
+            gradient = gradient.to(query.dtype)
+            left = torch.cat([gradient, -high, (high - drop).to(query.dtype)], -1)
+            right = torch.cat([value, value.new_ones(*value.shape[:2], 2)], -1)
+            first, second = _buffer(query, key), _buffer(query, key)
+            for part in _chunks(query, key):
+                power = _powers(query[part], key[part], first)
+                torch.bmm(power.transpose(1, 2), gradient[part], out=by_value[part])
+                by_score = second[: len(power)]
+                torch.bmm(left[part], right[part].transpose(1, 2), out=by_score).mul_(power)
                 torch.bmm(by_score, key[part], out=by_query[part])
                 torch.bmm(by_score.transpose(1, 2), query[part], out=by_key[part])
-        return by_query * query.shape[-1] ** -0.5, by_key, by_value
+        return by_query * query.shape[-1] ** -0.5, by_key * math.log(2), by_value
 
 
-def _scores(query: Tensor, key: Tensor) -> Tensor:
-    return torch.bmm(query, key.transpose(1, 2)).softmax(-1)
+def _bits(query: Tensor) -> float:
+    """From a product of query and key to a score in bits: powers of two are cheaper than powers of e."""
+    return query.shape[-1] ** -0.5 * math.log2(math.e)
 
 
-def _chunks(query: Tensor) -> list[slice]:
-    rows, length, _ = query.shape
-    step = max(1, CHUNK_SCORES // length**2)
-    return [slice(start, start + step) for start in range(0, rows, step)]
+def _powers(query: Tensor, key: Tensor, buffer: Tensor) -> Tensor:
+    return torch.bmm(query, key.transpose(1, 2), out=buffer[: len(query)]).exp2_()
+
+
+def _step(query: Tensor, key: Tensor) -> int:
+    return max(1, CHUNK_SCORES // (query.shape[1] * key.shape[1]))
+
+
+def _buffer(query: Tensor, key: Tensor) -> Tensor:
+    return query.new_empty(min(_step(query, key), len(query)), query.shape[1], key.shape[1])
+
+
+def _chunks(query: Tensor, key: Tensor) -> list[slice]:
+    step = _step(query, key)
+    return [slice(start, start + step) for start in range(0, len(query), step)]

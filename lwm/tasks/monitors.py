@@ -11,6 +11,7 @@ from torch.nn.functional import normalize, one_hot
 from torch.optim import Optimizer
 
 from lwm.errors import ConfigError, DatasetError
+from lwm.tasks.sharding import whole
 
 RIDGE = 0.1
 """Weight of the probe's penalty, per sample, on standardised features."""
@@ -27,7 +28,7 @@ class StepMonitor(pl.Callback):
         if (trainer.global_step + 1) % every:
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        pl_module.log("gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        pl_module.log("gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
         pl_module.log("learning_rate", max(group["lr"] for group in optimizer.param_groups))
 
 

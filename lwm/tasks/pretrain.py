@@ -22,6 +22,7 @@ from lwm.tasks.occupancy import occupied_cells, on_all_patches
 from lwm.tasks.options import Shape, Target, Terms, Training, group_of
 from lwm.tasks.partners import Partners
 from lwm.tasks.schedule import adamw_cosine, layer_scales
+from lwm.tasks.sharding import is_sharded, shard
 from lwm.tasks.teacher import MovingAverage, latent_target, rising_decay
 from lwm.tasks.views import Views, label_codes, require_labels
 from lwm.tasks.warm_start import require_same_shape, warm_start
@@ -106,6 +107,14 @@ class MaskedModeling(Task):
         if options.compile:
             self.model.compile()
 
+    def configure_model(self) -> None:
+        """Shard what is trained and what follows it, where the strategy asks for it (:mod:`lwm.tasks.sharding`)."""
+        if self.device_mesh is None or is_sharded(self.model):
+            return
+        averages = [average.encoder for average in (self.teacher, self.average) if average is not None]
+        for model in (self.model, *averages):
+            shard(model, self.device_mesh["data_parallel"])
+
     def configure_metrics(self) -> None:
         """Reconstruction accuracy: occupied or vacant, hidden square by hidden square (arXiv 2411.09996)."""
         self.val_metrics = MetricCollection({"accuracy": BinaryAccuracy()}, prefix="val_")
@@ -158,11 +167,11 @@ class MaskedModeling(Task):
     def compute(self, module: nn.Module, *args: Any) -> Any:
         """``module(*args)`` in the trainer's precision.
 
-        bfloat16 on a CPU casts each weight once a step instead of by autocast at every use; compiled models and
-        recomputed activations stay with autocast.
+        bfloat16 on a CPU casts each weight once a step instead of by autocast at every use; compiled models,
+        recomputed activations and shards stay with autocast.
         """
         options = self.training_options
-        lean = self.device.type == "cpu" and not (options.compile or options.checkpointing)
+        lean = self.device.type == "cpu" and not (options.compile or options.checkpointing or is_sharded(self.model))
         if lean and self._trainer is not None and self.trainer.precision == "bf16-mixed":
             with torch.autocast("cpu", enabled=False):
                 return call_in(torch.bfloat16, module, *args)
@@ -233,7 +242,7 @@ class MaskedModeling(Task):
         terms, _ = self.losses(batch, weights, "train", self.batches_seen)
         self.batches_seen += 1
         loss = self.require_finite(terms.pop("loss"))
-        if len(self.terms.all_weights()) > 1:
+        if len(self.terms.all_weights()) > 1 and not is_sharded(self.model):
             # A term that rests in this stage: its parameters get a gradient of zero, not none.
             loss = loss + 0.0 * sum(p.sum() for p in self.model.parameters() if p.requires_grad)
         size = len(batch["spectrogram"])

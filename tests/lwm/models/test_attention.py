@@ -32,6 +32,16 @@ def test_chunked_equals_fused(scores: int, monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(found[0], found[1])
 
 
+def test_more_keys_than_queries_and_scores_beyond_powers() -> None:
+    torch.manual_seed(0)
+    key, value = torch.randn(2, 2, 3, 13, 4, dtype=torch.float64).unbind(0)
+    short = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    # Scores of up to some 1e5: 2**score is infinite.
+    for query in (short, 1e5 * short):
+        found = chunked_attention(query, key, value)
+        torch.testing.assert_close(found, scaled_dot_product_attention(query, key, value))
+
+
 def test_bfloat16_training_is_chunked_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer, x = SelfAttention(32, 4, qkv_bias=True), torch.randn(2, 50, 32)
