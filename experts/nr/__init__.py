@@ -1,8 +1,30 @@
-"""5G NR downlink of FR1 with SS/PBCH blocks, PDSCH, PDCCH and their reference signals."""
+"""5G NR of FR1 and FR2: carriers, frames and their channels and signals."""
 
-from experts.nr.carrier import TDDPattern
-from experts.nr.config import NRConfig, User
+from experts.nr.carrier import Carrier
+from experts.nr.config import Control, NRConfig, Report, Uplink, User
+from experts.nr.downlink import CSIRS, DMRS, MIB, PDSCH, PTRS
 from experts.nr.ssb import SSB
+from experts.nr.tdd import TDDPattern
 from experts.nr.technology import NR
+from experts.nr.uplink import PRACH, PUCCH, PUSCH, SRS
 
-__all__ = ["NR", "SSB", "NRConfig", "TDDPattern", "User"]
+__all__ = [
+    "CSIRS",
+    "DMRS",
+    "MIB",
+    "NR",
+    "PDSCH",
+    "PRACH",
+    "PTRS",
+    "PUCCH",
+    "PUSCH",
+    "SRS",
+    "SSB",
+    "Carrier",
+    "Control",
+    "NRConfig",
+    "Report",
+    "TDDPattern",
+    "Uplink",
+    "User",
+]

@@ -1,39 +1,52 @@
 """The SS/PBCH block: sequences, mapping, candidate positions (TS 38.211 clauses 7.4.2, 7.4.1.4, 7.4.3; 38.213 4.1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from experts.nr.downlink.pbch import MIB, bch_payload, pbch_bits
+from experts.nr.downlink.sequences import Complex, qpsk_sequence
 from lwm.errors import RejectedConfig
-from lwm.phy.constellation import cellular
-from lwm.phy.sequences import gold
-
-Complex = npt.NDArray[np.complex64]
+from lwm.phy.constellation import cellular, map_bits
 
 WIDTH = 240
 """Subcarriers of an SS/PBCH block."""
 LENGTH = 4
 """OFDM symbols of an SS/PBCH block."""
 _SYNC = slice(56, 183)
-NUMEROLOGY = {"A": 0, "B": 1, "C": 1}
-"""Numerology of the block by its case, TS 38.213 clause 4.1."""
+NUMEROLOGY = {"A": 0, "B": 1, "C": 1, "D": 3, "E": 4}
+"""Numerology of the block by its case, TS 38.213 clause 4.1; A, B and C are of FR1, D and E of FR2."""
+_FR2_CASES = ("D", "E")
 PERIODS_MS = (5, 10, 20)
 """SSB periods synthesised here (the standard has 40, 80 and 160 ms too)."""
 
 
+# First symbols, their period in symbols, and the values of n by L_max: TS 38.213 clause 4.1.
+_CANDIDATES: dict[str, tuple[tuple[int, ...], int, dict[int, tuple[int, ...]]]] = {
+    "A": ((2, 8), 14, {4: (0, 1), 8: (0, 1, 2, 3)}),
+    "B": ((4, 8, 16, 20), 28, {4: (0,), 8: (0, 1)}),
+    "C": ((2, 8), 14, {4: (0, 1), 8: (0, 1, 2, 3)}),
+    "D": ((4, 8, 16, 20), 28, {64: (0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18)}),
+    "E": ((8, 12, 16, 20, 32, 36, 40, 44), 56, {64: (0, 1, 2, 3, 5, 6, 7, 8)}),
+}
+
+
 @dataclass(frozen=True)
 class SSB:
-    """Where and when SS/PBCH blocks are sent.
+    """Where and when SS/PBCH blocks are sent, and what their MIB says.
 
     Args:
-        case: "A" (15 kHz), "B" or "C" (30 kHz), TS 38.213 clause 4.1.
-        bitmap: "1" where the candidate of that index is sent; 4 long (carrier up to 3 GHz) or 8 (up to 6 GHz).
+        case: "A" (15 kHz), "B" or "C" (30 kHz), "D" (120 kHz) or "E" (240 kHz), TS 38.213 clause 4.1.
+        bitmap: "1" where the candidate of that index is sent; 4 long (carrier up to 3 GHz), 8 (up to 6 GHz) or 64
+            (FR2, cases D and E).
         period_ms: 5, 10 or 20.
         half_frame: half of the frame that carries the burst, 0 or 1; 0 with a 5 ms period, which uses both.
         first_rb: carrier resource block in which the block begins.
-        k_ssb: offset in that resource block in units of 15 kHz, TS 38.211 clause 7.4.3.1.
+        k_ssb: offset in that resource block in units of 15 kHz (FR1) or of the MIB's subCarrierSpacingCommon (FR2),
+            TS 38.211 clause 7.4.3.1.
+        mib: the other fields of the master information block.
     """
 
     case: str = "C"
@@ -42,15 +55,19 @@ class SSB:
     half_frame: int = 0
     first_rb: int = 0
     k_ssb: int = 0
+    mib: MIB = field(default_factory=MIB)
 
     def validate(self) -> None:
         """Raise RejectedConfig for what is wrong whatever the carrier."""
-        positions, clause = "(TS 38.213 clause 4.1)", "(TS 38.211 clause 7.4.3.1)"
+        positions = "(TS 38.213 clause 4.1)"
         if self.case not in NUMEROLOGY:
-            raise RejectedConfig(f"SSB case {self.case!r} {positions}", f"one of {list(NUMEROLOGY)} in FR1")
-        if len(self.bitmap) not in (4, 8) or set(self.bitmap) - set("01") or "1" not in self.bitmap:
+            raise RejectedConfig(f"SSB case {self.case!r} {positions}", f"one of {list(NUMEROLOGY)}")
+        lengths = list(_CANDIDATES[self.case][2])
+        if len(self.bitmap) not in lengths or set(self.bitmap) - set("01") or "1" not in self.bitmap:
             raise RejectedConfig(
-                f"SSB bitmap {self.bitmap!r} {positions}", "4 or 8 characters 0 or 1, one of them 1", "for example 1000"
+                f"SSB bitmap {self.bitmap!r} of case {self.case} {positions}",
+                f"{' or '.join(map(str, lengths))} characters 0 or 1, one of them 1",
+                f"for example {'1'.ljust(lengths[0], '0')}",
             )
         if self.period_ms not in PERIODS_MS:
             nearest = min(PERIODS_MS, key=lambda ms: abs(ms - self.period_ms))
@@ -62,12 +79,13 @@ class SSB:
                 f"SSB half frame {self.half_frame} with a period of {self.period_ms} ms {positions}",
                 "0, or 1 from 10 ms",
             )
-        step = 1 << NUMEROLOGY[self.case]
-        if self.k_ssb not in range(0, 24, step):
-            nearest = min(range(0, 24, step), key=lambda legal: abs(legal - self.k_ssb))
+        self.mib.validate(self.fr2)
+        legal = self.offsets
+        if self.k_ssb not in legal:
+            nearest = min(legal, key=lambda value: abs(value - self.k_ssb))
             raise RejectedConfig(
-                f"k_SSB {self.k_ssb} {clause}",
-                f"0 to 23 in steps of {step} for case {self.case}",
+                f"k_SSB {self.k_ssb} (TS 38.211 clause 7.4.3.1)",
+                f"0 to {legal[-1]} in steps of {legal.step} for case {self.case}",
                 f"nearest is {nearest}",
             )
 
@@ -76,17 +94,38 @@ class SSB:
         """Numerology of the block."""
         return NUMEROLOGY[self.case]
 
+    @property
+    def l_max(self) -> int:
+        """Candidates of a half frame: 4, 8 or 64."""
+        return len(self.bitmap)
+
+    @property
+    def fr2(self) -> bool:
+        """Whether the case is of frequency range 2."""
+        return self.case in _FR2_CASES
+
+    @property
+    def offsets(self) -> range:
+        """Legal k_SSB that put the block on its own subcarrier raster."""
+        if not self.fr2:
+            return range(0, 24, 1 << self.mu)
+        return range(0, 12, (15 << self.mu) // self.mib.scs_common)
+
+    @property
+    def k_ssb_hz(self) -> float:
+        """Offset of the block in its first resource block in Hz."""
+        return self.k_ssb * (1e3 * self.mib.scs_common if self.fr2 else 15e3)
+
 
 def candidate_symbols(case: str, count: int) -> npt.NDArray[np.int64]:
     """First symbols ``[count]`` of the candidates in their half frame, TS 38.213 clause 4.1.
 
     Args:
-        case: "A", "B" or "C".
-        count: L_max, 4 or 8.
+        case: "A" to "E".
+        count: L_max, 4 or 8 (cases A, B and C) or 64 (D and E).
     """
-    base, step = ([4, 8, 16, 20], 28) if case == "B" else ([2, 8], 14)
-    n = np.arange(count // len(base))
-    return (n[:, None] * step + np.array(base)).reshape(-1)
+    base, step, values = _CANDIDATES[case]
+    return (np.array(values[count])[:, None] * step + np.array(base)).reshape(-1)
 
 
 @lru_cache
@@ -110,12 +149,6 @@ def sss(pci: int) -> Complex:
     return ((1 - 2 * np.roll(x0, -shift)) * (1 - 2 * np.roll(x1, -(n_id_1 % 112)))).astype(np.complex64)
 
 
-def qpsk_sequence(c_init: int, length: int) -> Complex:
-    """r(n) ``[length]`` of TS 38.211 clauses 7.4.1.1.1, 7.4.1.3.1 and 7.4.1.4.1."""
-    bits = gold(c_init, 2 * length).reshape(-1, 2)
-    return cellular("QPSK")[2 * bits[:, 0] + bits[:, 1]]
-
-
 @lru_cache(maxsize=256)
 def pbch_dmrs(pci: int, index: int, half_frame: int, l_max: int) -> Complex:
     """DM-RS of PBCH ``[144]``, TS 38.211 clause 7.4.1.4.1; the half frame enters only where L_max is 4."""
@@ -137,28 +170,29 @@ def pbch_elements(pci: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
     return np.flatnonzero(region & ~reference), np.flatnonzero(reference)
 
 
-def blocks(
+def ssb_blocks(
     pci: int,
     index: npt.NDArray[np.int64],
     half_frame: npt.NDArray[np.int64],
-    l_max: int,
-    rng: np.random.Generator,
+    sfn: npt.NDArray[np.int64],
+    ssb: SSB,
 ) -> Complex:
-    """SS/PBCH blocks with random PBCH payload symbols, complex64 ``[n, 4, 240]``, unit power a used element.
+    """SS/PBCH blocks with their real PBCH, complex64 ``[n, 4, 240]``, unit power a used element.
 
     Args:
         pci: physical cell identity.
         index: SSB index of each block ``[n]``.
         half_frame: half frame of each block ``[n]``.
-        l_max: 4 or 8.
-        rng: payload source.
+        sfn: system frame number of each block ``[n]``, taken modulo 1024.
+        ssb: case, k_SSB and MIB.
     """
     data, reference = pbch_elements(pci)
     grid = np.zeros((len(index), LENGTH, WIDTH), dtype=np.complex64)
     grid[:, 0, _SYNC] = pss(pci % 3)
     grid[:, 2, _SYNC] = sss(pci)
+    payload = bch_payload(ssb.mib, sfn, ssb.k_ssb, half_frame, index, ssb.l_max)
     flat = grid.reshape(len(index), LENGTH * WIDTH)
-    flat[:, data] = cellular("QPSK")[rng.integers(0, 4, (len(index), data.size), dtype=np.uint8)]
+    flat[:, data] = map_bits(pbch_bits(payload, sfn, index, pci, ssb.l_max), cellular("QPSK"))
     for row, i, half in zip(flat, index.tolist(), half_frame.tolist(), strict=True):
-        row[reference] = pbch_dmrs(pci, i, half, l_max)
+        row[reference] = pbch_dmrs(pci, i, half, ssb.l_max)
     return grid

@@ -7,34 +7,42 @@ import numpy as np
 from experts.nr.carrier import BANDWIDTHS
 from experts.nr.config import NRConfig
 from experts.nr.draw import draw
+from experts.nr.facts import describe, facts
+from experts.nr.plan import Plan
 from experts.nr.validation import validate
-from experts.nr.waveform import emissions, facts, samples
+from experts.nr.waveform import emissions, samples
 from lwm.signal.capture import Capture
 
 
 class NR:
-    """5G NR downlink, FR1, normal cyclic prefix (TS 38.211, 38.213, 38.214, 38.101-1)."""
+    """5G NR downlink and uplink of FR1 and FR2 (TS 38.211 to 38.214, 38.101-1, 38.101-2)."""
 
     name: ClassVar[str] = "nr"
     title: ClassVar[str] = "5G NR"
-    link: ClassVar[str] = "downlink"
+    link: ClassVar[str] = "both"
     bandwidths: ClassVar[tuple[float, ...]] = BANDWIDTHS
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
 
     def sample(self, rng: np.random.Generator, **fixed: Any) -> NRConfig:
         """Draw a configuration, each choice uniform over what the others leave legal.
 
         Args:
             rng: random state.
-            fixed: any field of NRConfig (``tdd`` also as a string such as "DDDSU", None for FDD), and ``activity``
-                (share of the capture on the air, 0..1], ``modulation``, ``number_of_ues``, ``ssb_case``,
-                ``ssb_period_ms``. With ``users`` given, ``activity`` only steers the choice of the duplex.
+            fixed: what is not to be drawn: ``bandwidth``, ``duration``, ``activity`` (share of the capture on the air,
+                0..1]), ``link``, ``frequency_range``, ``mu``, ``extended_cp``, ``pci``, ``tdd`` (also as a string such
+                as "DDDSU" or "DDDSU+DDSUU", None for FDD), ``modulation``, ``number_of_ues``, ``ssb`` or ``ssb_case``
+                and ``ssb_period_ms``, ``csi_rs``, ``srs`` and ``reports`` (numbers or resources), ``users``,
+                ``payload``, ``start`` and the other names of :data:`experts.nr.draw.NAMES`. Every choice has its own
+                random stream: fixing one leaves the others as they were where they stay legal.
 
         Raises:
             RejectedConfig: the fixed values are not legal.
             ConfigError: a name that does not exist.
         """
         config = draw(rng, **fixed)
-        validate(config)
+        self._plan = validate(config)
         return config
 
     def validate(self, config: NRConfig) -> None:
@@ -51,29 +59,12 @@ class NR:
         Raises:
             RejectedConfig: ``config`` is not legal.
         """
-        plan = validate(config)
+        # What `sample` just drew is already laid out.
+        plan = self._plan if self._plan is not None and self._plan.config is config else validate(config)
         boxes = emissions(plan)
         iq = samples(plan, rng)
         return Capture(iq, config.sample_rate, emissions=boxes, facts=facts(plan, boxes))
 
     def describe(self, facts: dict[str, Any]) -> list[str]:
         """Short English sentences for captions from the ``facts`` of a capture."""
-        duplex = f"TDD with slot pattern {facts['tdd_pattern']}" if facts["duplex"] == "TDD" else "FDD"
-        count, ues = facts["ssb_count"], facts["number_of_ues"]
-        lines = [
-            f"The carrier is 5G NR with a {facts['bandwidth'] / 1e6:g} MHz channel and "
-            f"{facts['subcarrier_spacing'] / 1e3:g} kHz subcarrier spacing.",
-            f"The carrier has {facts['n_rb']} resource blocks and a {facts['cp']} cyclic prefix.",
-            f"The duplex mode is {duplex}.",
-            f"The SSB pattern is case {facts['ssb_case']} with {count} block{'s' if count > 1 else ''} "
-            f"every {facts['ssb_period_ms']} ms.",
-            f"The physical cell identity is {facts['pci']}.",
-            f"{ues} UE{' is' if ues == 1 else 's are'} scheduled on the downlink.",
-        ]
-        lines += [
-            f"UE {user['ue'] + 1} holds resource blocks {user['prb_start']} to "
-            f"{user['prb_start'] + user['prb_count'] - 1} with {user['modulation']}."
-            for user in facts["users"]
-        ]
-        lines.append(f"The transmitter is on the air for {100 * facts['duty_cycle']:.0f} percent of the time.")
-        return lines
+        return describe(facts)

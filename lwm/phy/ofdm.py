@@ -1,6 +1,7 @@
 """OFDM modulation of a resource grid with the 3GPP cyclic-prefix lengths."""
 
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +28,6 @@ def cp_lengths(n_fft: int, numerology: int = 0, extended: bool = False) -> tuple
     return (short + extra,) + (short,) * ((7 << numerology) - 1)
 
 
-@lru_cache
-def _gather(n_fft: int, prefixes: tuple[int, ...]) -> npt.NDArray[np.intp]:
-    """Index that copies symbols ``[len(prefixes), n_fft]``, flattened, into samples with their prefixes."""
-    parts = [
-        symbol * n_fft + np.concatenate([np.arange(n_fft - cp, n_fft), np.arange(n_fft)])
-        for symbol, cp in enumerate(prefixes)
-    ]
-    return np.concatenate(parts)
-
-
 def modulate(grid: Complex, n_fft: int, prefixes: tuple[int, ...], dc_null: bool = False) -> Complex:
     """Samples of a resource grid.
 
@@ -57,7 +48,15 @@ def modulate(grid: Complex, n_fft: int, prefixes: tuple[int, ...], dc_null: bool
     first = 1 if dc_null else 0
     bins[:, first : first + half] = grid[:, half:]
     bins[:, n_fft - half :] = grid[:, :half]
-    time = fft.ifft(bins, axis=1, norm="ortho", overwrite_x=True)
-    periods = symbols // len(prefixes)
-    index = _gather(n_fft, prefixes)
-    return time.reshape(periods, -1)[:, index].reshape(-1)
+    time = fft.ifft(bins, axis=1, norm="ortho", overwrite_x=True).reshape(-1, len(prefixes), n_fft)
+    samples = np.empty((len(time), sum(prefixes) + n_fft * len(prefixes)), dtype=np.complex64)
+    place = number = 0
+    for prefix, run in groupby(prefixes):
+        count = len(list(run))
+        stop = place + count * (prefix + n_fft)
+        # A view: symbols of one prefix length are rows of equal length, copied in two strokes.
+        rows = samples[:, place:stop].reshape(len(time), count, prefix + n_fft)
+        rows[..., :prefix] = time[:, number : number + count, n_fft - prefix :]
+        rows[..., prefix:] = time[:, number : number + count]
+        place, number = stop, number + count
+    return samples.reshape(-1)

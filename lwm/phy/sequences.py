@@ -9,27 +9,35 @@ _DISCARD = 1600
 
 
 def _m_sequence(taps: tuple[int, ...], state: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]:
-    """x(n+31) = sum of x(n+tap) mod 2, computed 28 bits at a time (no tap reaches further back)."""
-    step = 31 - max(taps)
+    """x(n+31) = sum of x(n+tap) mod 2, in runs that double.
+
+    Squared k times (over GF(2) the square of a sum is the sum of the squares), the recurrence is
+    x(n+31*2^k) = sum of x(n+tap*2^k), which gives (31 - max(taps)) * 2^k bits at a time once 31*2^k are there.
+    """
     bits = np.empty(length + 31, dtype=np.uint8)
     bits[:31] = state
-    for start in range(0, length, step):
-        stop = min(start + step, length)
-        new = bits[start + taps[0] : stop + taps[0]].copy()
+    known, scale = 31, 1
+    while known < length + 31:
+        while 31 * scale * 2 <= known:
+            scale *= 2
+        stop = min(known + (31 - max(taps)) * scale, length + 31)
+        base = known - 31 * scale
+        new = bits[base + taps[0] * scale : base + taps[0] * scale + stop - known].copy()
         for tap in taps[1:]:
-            new ^= bits[start + tap : stop + tap]
-        bits[start + 31 : stop + 31] = new
+            new ^= bits[base + tap * scale : base + tap * scale + stop - known]
+        bits[known:stop] = new
+        known = stop
     return bits[:length]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _first(length: int) -> npt.NDArray[np.uint8]:
     state = np.zeros(31, dtype=np.uint8)
     state[0] = 1
     return _m_sequence((0, 3), state, length)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _second_basis(length: int) -> npt.NDArray[np.uint8]:
     """Response ``[31, length]`` of the second register to each initial bit; the register is linear."""
     return np.stack([_m_sequence((0, 1, 2, 3), row, length) for row in np.eye(31, dtype=np.uint8)])

@@ -1,6 +1,10 @@
 """A small NR receiver written from the standard alone: it shares no code with the generator it judges."""
 
+import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -153,3 +157,14 @@ def standard() -> dict:
         "symbol_starts": symbol_starts,
         "demodulate": demodulate,
     }
+
+
+@pytest.fixture(scope="session")
+def decoders() -> ModuleType:
+    """Module ``coding/decoders.py``: the independent decoders (test folders are no packages)."""
+    path = Path(__file__).parent / "coding" / "decoders.py"
+    spec = importlib.util.spec_from_file_location("nr_test_decoders", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experts.nr import NR, SSB, NRConfig, TDDPattern, User
-from experts.nr.ssb import blocks, candidate_symbols, pbch_elements, pss, sss
+from experts.nr import NR, PDSCH, SSB, Carrier, NRConfig, TDDPattern, User
+from experts.nr.downlink import MIB
+from experts.nr.ssb import candidate_symbols, pbch_elements, pss, ssb_blocks, sss
 from lwm.seeding import rng_for
 
 
@@ -35,7 +36,7 @@ def test_block_has_432_data_and_144_reference_elements(standard, pci):
     data, reference = pbch_elements(pci)
     assert data.size == 432
     assert set((reference % 240 % 4).tolist()) == {pci % 4}
-    block = blocks(pci, np.array([2]), np.array([1]), 4, np.random.default_rng(0))[0]
+    block = ssb_blocks(pci, np.array([2]), np.array([1]), np.array([0]), SSB("A", "0010", mib=MIB(15)))[0]
     i = 2 + 4 * 1
     expected = standard["reference"](((i + 1) * (pci // 4 + 1) << 11) + (i + 1 << 6) + pci % 4, 144)
     np.testing.assert_allclose(block.reshape(-1)[reference], expected, atol=1e-6)
@@ -73,8 +74,8 @@ CELLS = [
 def test_receiver_reads_our_blocks_in_noise_and_offset(make_receiver, standard, bandwidth, mu, pci, ssb, tdd):
     late = 1e-4
     start = 0.005 * ssb.half_frame + late
-    users = (User(0, 6, "16QAM", ((5 * ssb.half_frame << mu, 3),)),)
-    config = NRConfig(bandwidth, mu, pci, ssb, tdd, users, 1, 1, start, 0.0043)
+    users = (User(PDSCH(0, 6, "16QAM"), ((5 * ssb.half_frame << mu, 3),)),)
+    config = NRConfig(Carrier(bandwidth, mu, pci, tdd), ssb, users, start=start, duration=0.0043)
     capture = NR().synthesize(config, rng_for(5, pci))
     rate, scs = capture.sample_rate, 15e3 * (1 << ssb.mu)
     box = next(e for e in capture.emissions if e.attributes["channel"] == "SSB")
