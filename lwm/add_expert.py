@@ -6,24 +6,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lwm.console import progress, say
+from lwm.console import say
 from lwm.data.datamodule import ShardDataModule
 from lwm.data.mixing import MixedDataset
 from lwm.errors import ConfigError, DatasetError, ModelError
 from lwm.hub import from_pretrained, save_pretrained, weights_sha256
 from lwm.models.encoder import SpectrogramEncoder
 from lwm.models.moe import MoEEncoder, require_alike
-from lwm.models.novelty import NoveltyDetector, NoveltyScore, RouterView, fit_detector
+from lwm.models.novelty import NoveltyDetector, NoveltyScore, fit_detector, silence_view
 from lwm.models.router import Router
+from lwm.models.router_view import Codes, RouterView, experts_of, view_dataset
 from lwm.output import file_sha256, require_empty
 from lwm.tasks.base import run_provenance
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """L2 penalties on the new column's weights (of standardised features), the best of which validation chooses."""
+
+MOST_LOST = 0.02
+"""Validation accuracy that an old protocol may lose to the new one before a run says so."""
 
 _STEPS = 200
 """Most iterations of L-BFGS; the loss is convex in one row of the head, a few dozen are enough."""
@@ -59,8 +62,8 @@ def add_expert(
 
     The other experts, the router's trunk and its other columns stay as they are, bit for bit. The new row of weights
     and its bias minimise the cross entropy over all protocols, each counting alike, on router features computed once.
-    The temperature and the novelty detector, where the mixture has one, are fitted again with the new protocol among
-    those that are known.
+    The temperature, in the same balance, and the novelty detector, where the mixture has one, are fitted again with the
+    new protocol among those that are known.
 
     Args:
         model: folder of the mixture; it is not changed.
@@ -94,11 +97,14 @@ def add_expert(
         "before": routing_figures(mixture.router, _without(validation, len(names) - 1)),
         "after": routing_figures(router, validation) | {"strength": strength},
     }
-    router.calibrate(router.head(validation.features), validation.truth)
+    router.calibrate(router.head(validation.features), validation.truth, validation.weight)
     experts: dict[str, Any] = {**mixture.experts, newcomer.name: newcomer}
     wider = MoEEncoder(experts, router, mixture.mode, mixture.top_k).eval()
     if mixture.detector is not None:
-        wider.set_detector(refitted(mixture.detector.config.score, router, train, validation))
+        silence = silence_view(router, loaded.datasets["validation"])
+        if mixture.detector.config.silence and silence is None:
+            say("the data have no sample rates: the new mixture's novelty detector does not test for white noise")
+        wider.set_detector(refitted(mixture.detector.config.score, router, train, validation, silence))
     made = run_provenance(loaded) | _origins(wider, model, expert)
     made |= {"validation": figures, "metrics": {"val_accuracy": figures["after"]["accuracy"]}}
     save_pretrained(wider, folder, made, overwrite=overwrite)
@@ -138,11 +144,7 @@ def _cached(
     router: Router, dataset: MixedDataset, split: str, label: str, names: tuple[str, ...], batch_size: int
 ) -> Cached:
     """Router features of every sample that an expert is for."""
-    if label not in dataset.labels:
-        raise DatasetError(f"no label {label!r} in the data", f"one of {sorted(dataset.labels)}")
-    # One more place at the end for the code -1, of samples without the label.
-    place = np.array([*(names.index(name) if name in names else -1 for name in dataset.label_names[label]), -1])
-    truth = place[dataset.labels[label].astype(np.int64)]
+    truth = experts_of(dataset, names, label)
     kept = np.flatnonzero(truth >= 0)
     counts = np.bincount(truth[kept], minlength=len(names))
     if not counts.all():
@@ -156,19 +158,12 @@ def _cached(
     )
 
 
-@torch.no_grad()
-def _features(router: Router, dataset: MixedDataset, kept: NDArray[np.int64], batch_size: int) -> Tensor:
+def _features(router: Router, dataset: MixedDataset, kept: Codes, batch_size: int) -> Tensor:
     """float32 ``[N, W]`` on the CPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    router = router.to(device)
-    parts = []
-    with progress("route", len(kept), "captures") as bar:
-        for first in range(0, len(kept), batch_size):
-            pictures = dataset.batch(kept[first : first + batch_size])["spectrogram"]
-            parts.append(router.features(pictures.to(device)).float().cpu())
-            bar.update(len(pictures))
+    router.to("cuda" if torch.cuda.is_available() else "cpu")
+    features = view_dataset(router, dataset, kept, batch_size).features
     router.to("cpu")
-    return torch.cat(parts)
+    return features
 
 
 def _without(split: Cached, expert: int) -> Cached:
@@ -233,10 +228,12 @@ def _cross_entropy(logits: Tensor, split: Cached) -> Tensor:
     return (split.weight * functional.cross_entropy(logits, split.truth, reduction="none")).sum()
 
 
-def refitted(score: NoveltyScore, router: Router, train: Cached, validation: Cached) -> NoveltyDetector:
+def refitted(
+    score: NoveltyScore, router: Router, train: Cached, validation: Cached, silence: RouterView | None
+) -> NoveltyDetector:
     """A novelty detector for the router's protocols as they are now, from cached features."""
     seen, held = (RouterView(part.features, router.head(part.features)) for part in (train, validation))
-    return fit_detector(score, router.names, seen, train.truth.numpy(), held)
+    return fit_detector(score, router.names, seen, train.truth.numpy(), held, silence)
 
 
 @torch.no_grad()
@@ -279,4 +276,8 @@ def _conclude(folder: Path, added: str, figures: dict[str, Any]) -> None:
         for name, share in after.items()
     )
     say(f"validation samples routed to their own expert: {said}")
+    lost = {name: share - after[name] for name, share in before.items() if share - after[name] > MOST_LOST}
+    if lost:
+        losses = ", ".join(f"{name} {100 * share:.1f}" for name, share in lost.items())
+        say(f"warning: {added} takes points of validation accuracy from old protocols: {losses}")
     say(f"wrote {folder} with {added}; check it with `lwm doctor {folder}`")

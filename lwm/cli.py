@@ -27,9 +27,10 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "inspect": ("lwm.inspection:inspect", ("path",), "card and picture of a capture, data set or model folder"),
     "export": ("lwm.export:export", (), "a run's checkpoint into a model folder"),
     "add-expert": ("lwm.add_expert:add_expert", (), "one more protocol into a mixture of experts"),
-    "embed": ("lwm.evaluation.embed:embed", (), "embeddings of a data set with its labels"),
-    "fewshot": ("lwm.evaluation.fewshot:fewshot", (), "k-shot episodes beside their baselines"),
+    "embed": ("lwm.evaluation.embed:embed", (), "embeddings of a data set or of recordings, with labels and times"),
+    "fewshot": ("lwm.evaluation.command:fewshot", (), "k-shot episodes beside their baselines, or your recordings"),
     "study": ("lwm.study.run:study", (), "compare pretraining objectives by frozen probes"),
+    "predict": ("lwm.evaluation.predict:predict", ("paths",), "what a model with a head finds in recordings"),
     "ask": ("lwm.language.ask:ask", ("capture", "question"), "one answer about a recording"),
     "doctor": ("lwm.doctor:doctor", ("path",), "check a data set or model folder"),
 }

@@ -88,6 +88,8 @@ def _export_checkpoint(checkpoint: str, out: Path, wanted: _Wanted, overwrite: b
     provenance = dict(task.provenance) | {"checkpoint_sha256": file_sha256(checkpoint)}
     with atomic_folder(out, overwrite=overwrite) as partial:
         whole = task.export_model()
+        if isinstance(whole, MoEEncoder) and whole.detector is None:
+            say(f"{checkpoint} has no novelty detector (fitted at a run's end): the mixture cannot tell the unknown")
         write_folder(whole, partial, out.name, provenance)
         if wanted.names():
             _add_graphs(from_pretrained(partial), partial, wanted)

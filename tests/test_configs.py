@@ -1,7 +1,7 @@
 """Every YAML in ``configs/`` is short, parses against the real signatures, and runs at tiny size.
 
-Plans and tasks are run by the demo test (tiny plan, few-shot); here each is at least read by the code that runs it. Studies
-are built arm by arm, and a tiny one is run, in the tests of :mod:`lwm.study`.
+Plans and tasks are run by the demo test (tiny plan, few-shot); here each is at least read by the code that runs it.
+Studies are built arm by arm, and a tiny one is run, in the tests of :mod:`lwm.study`.
 """
 
 from pathlib import Path
@@ -10,10 +10,14 @@ import pytest
 
 from lwm.cli import main
 from lwm.data.plan import load_plan
+from lwm.evaluation.segmentation import load_segmentation_task
+from lwm.evaluation.sensing import load_sensing_task
+from lwm.evaluation.special import is_special
 from lwm.evaluation.task import load_task
 from lwm.shipped import config_path, shipped_configs
 
 LINES = 40
+TECHNOLOGIES = {"generate/aligned": {"lte"}, "generate/scenes": {"lte", "nr"}}
 KINDS = {"generate", "pretrain", "router", "rfgpt", "studies", "tasks"}
 
 
@@ -56,12 +60,14 @@ def test_files_are_short(name: str) -> None:
 @pytest.mark.parametrize("name", shipped_configs("generate"))
 def test_plans_are_read(name: str) -> None:
     plan = load_plan(name)
-    assert set(plan.technologies) == ({"lte"} if name == "generate/aligned" else {"lte", "nr", "wlan"})
+    assert set(plan.technologies) == TECHNOLOGIES.get(name, {"lte", "nr", "wlan"})
 
 
 @pytest.mark.parametrize("name", shipped_configs("tasks"))
 def test_tasks_are_read(name: str) -> None:
-    assert load_task(name).name == name.removeprefix("tasks/")
+    readers = {"tasks/segmentation": load_segmentation_task, "tasks/activity": load_sensing_task}
+    assert is_special(name) == (name in readers)
+    assert readers.get(name, load_task)(name).name == name.removeprefix("tasks/")
 
 
 def test_router_and_rfgpt_configs_fit_on_the_experts(data: Path, experts: dict[str, Path]) -> None:

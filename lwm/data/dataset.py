@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from lwm.data.expression import select
 from lwm.data.index import load_index
 from lwm.data.manifest import Manifest, Statistics
+from lwm.data.masks import mask_names
 from lwm.data.pictures import Part, PictureFiles, read_pictures
 from lwm.data.reader import RESERVED_LABELS, ShardReader
 from lwm.errors import DatasetError
@@ -68,6 +69,8 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         labels: label to int64 codes ``[len(self)]``; -1 where a sample lacks it.
         values: name to float32 ``[len(self)]``; NaN where a sample lacks it.
         has_clean: whether samples have ``"clean"``.
+        has_mask: whether samples have ``"mask"``.
+        mask_names: names of the mask's classes where a plan of scenes says them, else none.
 
     Raises:
         DatasetError: no whole data set in ``root``, no such split or label, a label that is called as something else
@@ -95,6 +98,9 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         self._index = load_index(self.root, manifest)
         self._files = PictureFiles(self.root, manifest.shards, self._index)
         self.has_clean = "clean" in self._index.places
+        self.has_mask = "mask" in self._index.places
+        scenes = manifest.plan.get("scene") is not None
+        self.mask_names: list[str] = mask_names(manifest.plan["technologies"]) if scenes else []
         self._rows: npt.NDArray[np.int64] = np.arange(self._index.starts[-1])
         if split is not None:
             inside = np.array([entry.split == split for entry in manifest.shards])
@@ -123,7 +129,7 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample: ``spectrogram`` float32 ``[C, F, T]`` in dB (not normalised), ``valid`` bool ``[T]``, ``index``,
-        ``clean`` where stored, and every label's code."""
+        ``clean`` and ``mask`` (uint8 ``[F, T]``) where stored, and every label's code."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self.__getitems__([index % len(self)])[0]
@@ -134,7 +140,8 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         return [{key: column[i] for key, column in batch.items()} for i in range(len(indices))]
 
     def batch(self, indices: Indices, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-        """Samples stacked: ``spectrogram [B, C, F, T]``, ``valid [B, T]``, ``index`` and codes int64 ``[B]``.
+        """Samples stacked: ``spectrogram [B, C, F, T]``, ``valid [B, T]``, ``index`` and codes int64 ``[B]``; ``clean``
+        and ``mask`` uint8 ``[B, F, T]`` where stored.
 
         Args:
             indices: of the samples, in any order.
@@ -144,6 +151,8 @@ class SpectrogramDataset(Dataset[dict[str, Any]]):
         part = self.part(chosen, np.arange(len(chosen)))
         pictures = ("spectrogram", "clean") if self.has_clean else ("spectrogram",)
         out: dict[str, Any] = {name: read_pictures([part], len(chosen), name, dtype) for name in pictures}
+        if self.has_mask:
+            out["mask"] = read_pictures([part], len(chosen), "mask", torch.uint8)
         out["valid"] = torch.from_numpy(self.valid(chosen))
         out["index"] = torch.from_numpy(chosen)
         return out | {label: torch.from_numpy(self.labels.of(label, chosen)) for label in self.labels}

@@ -1,5 +1,6 @@
 """What a plan will cost, before it is run: counts, disk, time."""
 
+import math
 import shutil
 import tempfile
 import time
@@ -49,7 +50,8 @@ def sample_bytes(plan: Plan) -> float:
     recipe = plan.read_recipe()
     cells = recipe.in_chans * recipe.size[0] * recipe.size[1]
     pictures = 0 if plan.storage.compression else cells * plan.storage.stored.itemsize * (2 if plan.store_clean else 1)
-    return pictures + iq_bytes(plan)
+    mask = 0 if plan.storage.compression or plan.scene is None else math.prod(recipe.size)
+    return pictures + mask + iq_bytes(plan)
 
 
 def free_bytes(root: Path) -> int:
@@ -174,7 +176,7 @@ def report_estimate(root: Path, plan: Plan, tasks: Sequence[ShardTask], workers:
     say(f"{total:,} samples in {len(tasks):,} shards of up to {max(task.count for task in tasks)}; nothing is written")
     splits = [split for split in SPLITS if plan.samples.get(split)]
     for split in splits:
-        say(f"  {split:<11}{plan.samples[split]:>12,} of each technology ({', '.join(plan.technologies)})")
+        say(f"  {split:<11}{plan.samples[split]:>12,} of each ({', '.join(plan.kinds)})")
     classes = len(plan.channel.classes)
     say(f"{classes} classes in each: {len(plan.channel.snr_db)} SNR x {len(plan.channel.mobility)} mobility")
     for split in splits:

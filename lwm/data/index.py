@@ -6,7 +6,7 @@
 - ``values/NAME`` ``[N]`` float32, NaN where a sample lacks it,
 - ``valid`` ``[N, ceil(T / 8)]`` uint8: the bits of the valid columns, most significant first; attribute ``columns``,
 - ``layout/NAME`` ``[S]`` for every kind of picture: offset in the shard's file (-1: compressed), type, scale, shift,
-  samples in a chunk; attribute ``shape`` ``[C, F, T]``,
+  samples in a chunk; attribute ``shape`` ``[C, F, T]``, of masks ``[F, T]``,
 - attribute ``key``: hash of what the manifest says about shards, labels and recipe. An index with another key is stale.
 """
 
@@ -31,7 +31,7 @@ FILE_NAME = "index.hdf5"
 
 _VERSION = 1
 _UNLABELLED = -1
-_PICTURES = ("spectrogram", "clean")
+_PICTURES = ("spectrogram", "clean", "mask")
 _PLACE = np.dtype([("offset", "<i8"), ("dtype", "S4"), ("scale", "<f8"), ("shift", "<f8"), ("chunk", "<i4")])
 
 
@@ -45,7 +45,7 @@ class Index:
         valid: bits of the valid columns, uint8 ``[N, ceil(T / 8)]``.
         columns: T.
         places: kind of picture to the place of each shard's, ``[S]`` (offset, dtype, scale, shift, chunk).
-        shapes: kind of picture to ``[C, F, T]``.
+        shapes: kind of picture to ``[C, F, T]``, of masks ``[F, T]``.
         starts: int64 ``[S + 1]``: number of the first sample of each shard, and N.
     """
 

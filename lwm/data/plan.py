@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lwm.data.draws import ChannelPlan, require, require_splits
+from lwm.data.scenes import SCENE, ScenePlan
 from lwm.data.storage import Storage
 from lwm.settings import load_settings, read_settings, to_plain
 from lwm.signal.recipe import Recipe, recipe_named
@@ -86,6 +87,8 @@ class Plan:
         options: technology to settings that its ``sample`` takes and the values among which they are drawn, for
             example ``{lte: {modulation: [QPSK, 64QAM]}}``.
         storage: how pictures are stored.
+        scene: make scenes of several carriers instead, ``samples`` of them in each split, with masks and boxes; the
+            view's offset and tuning error then play no part.
     """
 
     technologies: tuple[str, ...]
@@ -98,6 +101,7 @@ class Plan:
     store_clean: bool = False
     options: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
     storage: Storage = field(default_factory=Storage)
+    scene: ScenePlan | None = None
 
     def __post_init__(self) -> None:
         require_splits(self.samples, "samples")
@@ -115,10 +119,20 @@ class Plan:
         rate = recipe.rate_for(min(self.view.sample_rates))
         shortest = min(self.view.shortest, recipe.duration) * rate
         require(shortest >= recipe.win_length, "view.shortest", f"at least {recipe.win_length / rate:.3g} s (a window)")
+        if self.scene is not None:
+            # Both would take the picture away from its mask.
+            moved = sorted(self.channel.impairments.families)
+            require(not moved, f"channel.impairments.families {moved}", "none in scenes")
+            require(recipe.sample_rate is None, f"recipe {self.recipe}", "one that keeps the sample rate, for scenes")
 
     def read_recipe(self) -> Recipe:
         """The preset that ``recipe`` names."""
         return recipe_named(self.recipe)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What shards hold, of each kind ``samples``: a technology, or scenes."""
+        return self.technologies if self.scene is None else (SCENE,)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able dict; :func:`parse_plan` reads it back."""
@@ -136,7 +150,7 @@ class Plan:
         No split that had samples goes below one sample of each technology.
         """
         require(samples > 0, "--samples", "1 or more")
-        factor = samples / (sum(self.samples.values()) * len(self.technologies))
+        factor = samples / (sum(self.samples.values()) * len(self.kinds))
         return replace(self, samples={s: max(1, round(n * factor)) if n else 0 for s, n in self.samples.items()})
 
 

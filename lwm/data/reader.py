@@ -14,7 +14,7 @@ from lwm.data.statistics import Histogram
 from lwm.data.storage import Layout, require_plugin
 from lwm.errors import DatasetError
 
-RESERVED_LABELS = frozenset({"spectrogram", "clean", "valid", "index"})
+RESERVED_LABELS = frozenset({"spectrogram", "clean", "mask", "valid", "index"})
 """What a batch holds beside its labels: no label may be called so."""
 
 Rows = Sequence[int] | npt.NDArray[np.int64]

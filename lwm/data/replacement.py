@@ -9,6 +9,7 @@ from lwm.data.journal import FILE_NAME as JOURNAL
 from lwm.data.journal import Journal
 from lwm.data.lock import FILE_NAME as LOCK
 from lwm.data.manifest import FILE_NAME, SPLITS, Manifest
+from lwm.data.scenes import SCENE
 from lwm.errors import DatasetError, OutputError
 from lwm.output import disk_errors, is_partial, remove_partial
 
@@ -54,7 +55,7 @@ def _owned(name: str, shards: set[str], others: list[str], manifest: Manifest) -
     if name in shards or name in others:
         return True
     # A run that was killed after it wrote a shard and before it noted that.
-    technologies = "|".join(map(re.escape, manifest.plan.get("technologies", ())))
+    technologies = "|".join(map(re.escape, (*manifest.plan.get("technologies", ()), SCENE)))
     pattern = rf"({technologies})-({'|'.join(SPLITS)})-\d{{5,}}\.h5"
     return not manifest.complete and bool(technologies) and re.fullmatch(pattern, name) is not None
 

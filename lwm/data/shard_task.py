@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lwm.data.manifest import SPLITS, ShardEntry
 from lwm.data.plan import Plan
+from lwm.data.scene_synthesis import SceneSynthesizer
 from lwm.data.shard import ShardWriter, shard_name
 from lwm.data.synthesis import Synthesizer
 from lwm.data.workers import Report
@@ -16,7 +17,7 @@ LICENCE = "CC0-1.0"
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to make: samples ``first`` to ``first + count - 1`` of a technology and split."""
+    """One shard to make: samples ``first`` to ``first + count - 1`` of a technology (or of scenes) and split."""
 
     root: str
     plan: Plan
@@ -42,7 +43,7 @@ def shard_tasks(root: Path, plan: Plan, seed: int) -> list[ShardTask]:
     return [
         ShardTask(str(root.absolute()), plan, seed, split, name, first // size, first, min(size, count - first))
         for split in SPLITS
-        for name in plan.technologies
+        for name in plan.kinds
         for count in (plan.samples.get(split, 0),)
         for first in range(0, count, size)
     ]
@@ -50,7 +51,7 @@ def shard_tasks(root: Path, plan: Plan, seed: int) -> list[ShardTask]:
 
 def make_shard(task: ShardTask, report: Report) -> ShardEntry:
     """Make and write one shard; ``report`` hears of every few samples."""
-    synthesizer = Synthesizer(task.plan, task.seed, task.split, technology(task.technology))
+    synthesizer = _synthesizer(task)
     writer = ShardWriter(
         task.path,
         task.count,
@@ -68,3 +69,9 @@ def make_shard(task: ShardTask, report: Report) -> ShardEntry:
             writer.add(sample)
         report(len(samples))
     return replace(writer.save(), rejected=rejected)
+
+
+def _synthesizer(task: ShardTask) -> Synthesizer | SceneSynthesizer:
+    if task.plan.scene is not None:
+        return SceneSynthesizer(task.plan, task.seed, task.split)
+    return Synthesizer(task.plan, task.seed, task.split, technology(task.technology))

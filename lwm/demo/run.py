@@ -30,7 +30,7 @@ class Scale:
 
 
 SCALES = {
-    "laptop": Scale("generate/demo"),
+    "laptop": Scale("generate/demo", pretrain=("--trainer.max_epochs", "3")),
     "tiny": Scale(
         "generate/tiny",
         pretrain=("--trainer.max_steps", "2", "--data.init_args.batch_size", "8"),
@@ -140,9 +140,7 @@ class _Demo:
                 self._train("router/demo", "moe", "--model.init_args.experts", experts, *self.scale.router)
                 from lwm.evaluation.routing import routing_report
 
-                self.state.figures["router"] = routing_report(
-                    str(self.moe), str(self.data), str(self.out / "routing")
-                )
+                self.state.figures["router"] = routing_report(str(self.moe), str(self.data), str(self.out / "routing"))
 
     def fewshot(self) -> None:
         """Joint SNR and mobility from a few labels on unseen channels."""
@@ -150,7 +148,7 @@ class _Demo:
             if wanted:
                 place = ("--model", str(self.out / "experts" / "lte"), "--data", str(self.data))
                 where = ("--out", str(self.out / "fewshot"), "--seed", str(self.seed), "--resume")
-                command("fewshot", "--config", "tasks/snr_mobility", *place, *where, *self.scale.fewshot)
+                command("fewshot", "--config", "tasks/snr_mobility_quick", *place, *where, *self.scale.fewshot)
                 results = json.loads((self.out / "fewshot" / "results.json").read_text())
                 self.state.figures["fewshot"] = results["summary"]
 

@@ -14,11 +14,13 @@ import torch
 
 from lwm.console import progress, say
 from lwm.data.dataset import SpectrogramDataset
-from lwm.evaluation.contestants import PRETRAINED, REGIMES, Bench, Contest, load_bench, selected_samples
+from lwm.evaluation.contestants import Bench, Contest, load_bench, selected_samples
 from lwm.evaluation.episodes import Episode, EpisodeDraw
 from lwm.evaluation.features import require_encoder
 from lwm.evaluation.journal import Journal, Record
-from lwm.evaluation.report import summarise, write_report
+from lwm.evaluation.regimes.names import Contestant
+from lwm.evaluation.regimes.statistics import compare
+from lwm.evaluation.report import FILES, cell, metric_words, summarise, warnings, write_report
 from lwm.evaluation.task import FewShotTask, load_task
 from lwm.hub import from_pretrained
 from lwm.output import file_sha256, remove_partial, require_empty
@@ -26,7 +28,7 @@ from lwm.output import file_sha256, remove_partial, require_empty
 FORMAT_VERSION = 1
 JOURNAL = "records.jsonl"
 RESULTS = "results.json"
-_OURS = (JOURNAL, RESULTS, "table.md", "curve.png", "confusion.png", "embedding.png")
+_OURS = (JOURNAL, RESULTS, *FILES)
 
 
 def fewshot(
@@ -46,7 +48,7 @@ def fewshot(
         config: YAML file of the task, or the name of one that ships.
         model: model folder of an encoder or a mixture of experts.
         data: folder of a data set with the task's labels.
-        out: folder for results.json, table.md and pictures.
+        out: folder for results.json, table.md, report.html and pictures.
         k: training samples a class, instead of the task's.
         episodes: draws of the training samples, instead of the task's.
         seed: seed of the draws, of random weights and of training.
@@ -90,11 +92,14 @@ def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, pr
     missing = [(name, episode) for name, episode in plan if (name, episode.k, episode.number) not in done]
     with progress("few-shot runs", len(plan), "runs", done=len(plan) - len(missing)) as bar:
         for name, episode in missing:
+            contestant = Contestant.parse(name)
             head = {
                 "task": contest.task.name,
                 "model": name,
-                "regime": REGIMES[name],
-                **(pretraining if name in PRETRAINED else {"labels_seen": [], "clean_target": None}),
+                "backbone": contestant.model,
+                "regime": contestant.regime,
+                "head": contest.task.head_of(contestant) if contestant.carries_head else None,
+                **(pretraining if contestant.pretrained else {"labels_seen": [], "clean_target": None}),
                 "k": episode.k,
                 "episode": episode.number,
                 "seed": contest.seed,
@@ -108,16 +113,18 @@ def _results(
 ) -> Record:
     order = {(name, e.k, e.number): place for place, (name, e) in enumerate(plan)}
     records = sorted(journal.records, key=lambda r: order[r["model"], r["k"], r["episode"]])
-    return {
+    results = {
         "format_version": FORMAT_VERSION,
         **settings,
         "classes": bench.classes,
-        "chance": 1 / len(bench.classes),
+        "chance": None if draw.task.target else 1 / len(bench.classes),
         "test_samples": len(draw.test),
         "test_channels": len(draw.test_channels),
         "summary": summarise(records, draw.task),
+        "paired_tests": compare(records, draw.task),
         "records": records,
     }
+    return results | {"warnings": warnings(results)}
 
 
 def _settings(task: FewShotTask, model: str, data: str, seed: int) -> Record:
@@ -145,10 +152,11 @@ def pretraining_of(model: str) -> dict[str, Any]:
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     options = known.get("options", {})
     by_task = {"pretrain": [], "router": [options.get("label", "technology")]}
-    target = options.get("target")
+    target, weight = options.get("target"), (options.get("terms") or {}).get("lambda_reconstruction", 1.0)
+    used = max(weight) > 0 if isinstance(weight, list) else weight > 0
     return {
         "labels_seen": known.get("labels_seen", by_task.get(known.get("task", ""))),
-        "clean_target": None if target is None else target == "clean",
+        "clean_target": None if target is None else target == "clean" and used,
     }
 
 
@@ -167,7 +175,8 @@ def _device() -> torch.device:
 
 def _announce(folder: Path, results: Record, model: str, data: str) -> None:
     for row in results["summary"]:
-        mean, std = 100 * row["macro_f1_mean"], 100 * row["macro_f1_std"]
-        say(f"  {row['title']:<26} k = {row['k']:<4} macro-F1 {mean:5.1f} ± {std:.1f} %")
+        say(f"  {row['title']:<34} k = {row['k']:<4} {metric_words(results['task'])} {cell(row, results['task'])}")
+    for warning in results["warnings"]:
+        say(f"  note: {warning}")
     say(f"wrote {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     say(f"next: lwm embed --model {model} --data {data} --out {folder / 'embeddings.h5'}")

@@ -21,6 +21,9 @@ from lwm.tasks.base import best_precision
 _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises linearly, before it falls as a half cosine."""
 
+_LEAST_STEPS = 4
+"""Steps between two looks at the validation part where an epoch of few samples has fewer: batch norms need some."""
+
 Chosen = dict[str, Any]
 """What a record says about the choices of the validation part; JSON-able."""
 
@@ -111,7 +114,8 @@ def train_head(
     def build(rate: float) -> tuple[nn.Module, Groups]:
         head: Any = build_head()
         if head.reads == "pooled":
-            head.fit_features(train.pictures.cpu())
+            known = train.pictures.cpu()
+            head.fit_features(known if known.ndim == 2 else head.pool(known))
         return HeadOnly(head), [{"params": list(head.parameters()), "lr": rate}]
 
     return _best_rate(build, train, validation, budget, seed, objective)
@@ -169,7 +173,7 @@ def train_network(
     optimizer = torch.optim.AdamW(groups, weight_decay=budget.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_cosine(steps))
     order = _batches(count, batch, steps, seed)
-    epoch = -(-count // batch)
+    epoch = max(-(-count // batch), _LEAST_STEPS)
     best, kept, at, waited = _validate(network, validation, objective), copy.deepcopy(network.state_dict()), 0, 0
     network.train()
     for step in range(steps):

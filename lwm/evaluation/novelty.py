@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lwm.channel.limits import require_number
-from lwm.console import progress, say
+from lwm.console import say
 from lwm.data.dataset import SpectrogramDataset
-from lwm.errors import DatasetError, ModelError, RecipeMismatch
+from lwm.errors import DatasetError, ModelError
 from lwm.evaluation.metrics import natural
-from lwm.models.novelty import NoveltyDetector, RouterView, expert_codes, router_view, view_dataset
+from lwm.models.novelty import NoveltyDetector, expert_codes, sample_rates
+from lwm.models.router_view import RouterView, joined, router_view, view_dataset
 from lwm.seeding import rng_for
-from lwm.signal.recipe import Recipe
+from lwm.signal.silence import noise_pictures
 
 _NOISE_BATCH = 16
 
-Scores = NDArray[np.floating[Any]]
+Scores = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 
 
 class Area(NamedTuple):
@@ -64,6 +64,8 @@ def novelty_report(
         ``score``, ``source``, ``kind`` (known, unknown or noise), ``captures``, ``false_alarm``, ``flagged`` (share
         called unknown: measured false alarms of known captures, detection rate of others), ``flagged_by_snr`` where
         the data tell the SNR, ``auroc`` against all known captures and ``auroc_error`` (None for known ones).
+        Captures rank by novelty and, where that is the same, by the raw score: p-values are all alike beyond the
+        strangest capture of the calibration.
 
     Raises:
         ModelError: no detector, or one fitted on too few captures for so few false alarms.
@@ -78,42 +80,12 @@ def novelty_report(
     if require_number("noise", noise):
         pictures = noise_pictures(moe.recipe, noise, _rates(known), rng_for(seed, "novelty", "noise"))
         parts = [router_view(moe.router, part) for part in pictures.split(_NOISE_BATCH)]
-        sources.append(_Source("white noise", "noise", RouterView(*map(torch.cat, zip(*parts, strict=True))), None))
+        sources.append(_Source("white noise", "noise", joined(parts), None))
     records = [record for detector in chosen for record in _records(detector, sources, false_alarm)]
     for record in records:
         if record["auroc"] is not None:
             say(f"{record['score']}: {record['source']} AUROC {record['auroc']:.3f}, flagged {record['flagged']:.3f}")
     return records
-
-
-def noise_pictures(
-    recipe: Recipe, count: int, rates: Sequence[float] | NDArray[np.float64], rng: np.random.Generator
-) -> Tensor:
-    """What a receiver gives that hears nothing: dB pictures ``[count, C, F, T]`` of complex white Gaussian noise.
-
-    Args:
-        recipe: of IQ.
-        count: pictures.
-        rates: sample rates in Hz of captures, of which each is drawn; what the recipe makes of them enters.
-        rng: draws rates and noise.
-
-    Raises:
-        RecipeMismatch: a recipe that takes no IQ.
-    """
-    if not isinstance(recipe, Recipe):
-        raise RecipeMismatch(f"noise for recipe {recipe.name!r}", "a recipe of IQ", "ask for no noise")
-    pictures = torch.empty(count, recipe.in_chans, *recipe.size)
-    drawn = rng.choice(np.asarray(rates, float), count)
-    with progress("noise", count, "captures") as bar:
-        for rate in np.unique(drawn):
-            sample_rate = recipe.rate_for(float(rate))
-            places = np.flatnonzero(drawn == rate)
-            for part in np.array_split(places, -(-len(places) // _NOISE_BATCH)):
-                parts = rng.standard_normal((len(part), recipe.window_samples(sample_rate), 2), np.float32)
-                iq = torch.view_as_complex(torch.from_numpy(parts * np.float32(np.sqrt(0.5))))
-                pictures[torch.from_numpy(part)] = recipe(iq, sample_rate).db
-                bar.update(len(part))
-    return pictures
 
 
 def auroc(known: Scores, unknown: Scores) -> Area:
@@ -134,6 +106,13 @@ def auroc(known: Scores, unknown: Scores) -> Area:
     variance = area * (1 - area)
     variance += (len(unknown) - 1) * (of_unknown - area**2) + (len(known) - 1) * (of_known - area**2)
     return Area(area, float(np.sqrt(max(variance, 0.0) / (len(known) * len(unknown)))))
+
+
+def ranked(first: Scores, second: Scores) -> NDArray[np.int64]:
+    """Rank of each pair ``(first, second)`` ``[n]`` in lexicographic order, int64 ``[n]``; equal pairs share one."""
+    pairs = np.column_stack([first, second])
+    ranks: NDArray[np.int64] = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return ranks
 
 
 def novelty_table(records: list[dict[str, Any]]) -> str:
@@ -174,14 +153,15 @@ def _sources(
 
 def _records(detector: NoveltyDetector, sources: list[_Source], false_alarm: float) -> list[dict[str, Any]]:
     limit, device = detector.threshold(false_alarm), detector.calibration.device
-    # Ranked by score: percentiles are all alike beyond the strangest capture of the calibration.
-    scores = [detector.score(*(values.to(device) for values in source.view)) for source in sources]
+    views = [[values.to(device) for values in source.view] for source in sources]
+    novelty = [detector.novelty(*view).cpu().numpy() for view in views]
+    scores = [detector.score(*view).cpu().numpy() for view in views]
+    ranks = np.split(ranked(np.concatenate(novelty), np.concatenate(scores)), np.cumsum([*map(len, novelty)])[:-1])
     records = []
-    for source, score in zip(sources, scores, strict=True):
-        flagged = (detector.percentile(score) >= limit).cpu().numpy()
-        area = None
-        if source.kind != "known":
-            area = auroc(scores[0].cpu().numpy(), score.cpu().numpy())
+    for source, strange, rank in zip(sources, novelty, ranks, strict=True):
+        # In float32 as the values are, so that one at the limit is called unknown.
+        flagged = strange >= np.float32(limit)
+        area = auroc(ranks[0], rank) if source.kind != "known" else None
         record = {
             "score": detector.config.score,
             "source": source.name,
@@ -209,9 +189,8 @@ def _texts(dataset: SpectrogramDataset, label: str) -> NDArray[np.str_]:
 
 
 def _rates(dataset: SpectrogramDataset) -> NDArray[np.float64]:
-    """Sample rates in Hz of captures."""
-    rates = np.asarray(dataset.values.get("sample_rate", []), float)
-    rates = rates[np.isfinite(rates)]
+    """Sample rates in Hz of captures; DatasetError where there are none."""
+    rates = sample_rates(dataset)
     if not len(rates):
         raise DatasetError(f"no sample rates in {dataset.root}", "captures of IQ", "ask for no noise")
     return rates

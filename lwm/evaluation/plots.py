@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lwm.evaluation.task import TITLES
+from lwm.evaluation.regimes.names import Contestant
+from lwm.evaluation.report import metric_words
 from lwm.output import atomic_file
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _COLOURS = {
     "resnet18": "#cc79a7",
     "trivial": "#7f7f7f",
 }
+"""Of contestants that most tables have; others take what matplotlib's ``tab20`` gives them."""
+
 _MARKERS = "osD^vPX*"
 _MOST_POINTS = 700
 _COMPONENTS = 30
@@ -37,46 +40,87 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def curve(results: dict[str, Any]) -> "Figure":
-    """Macro-F1 against k with one standard deviation over episodes, and chance."""
+    """The task's metric against k with one standard deviation over episodes, and chance."""
     figure, (axes,) = _figure(1, (6.5, 4.4))
-    for model in results["task"]["models"]:
+    task = results["task"]
+    metric, unit = task["metric"], _unit(task)
+    for model in task["models"]:
         rows = [row for row in results["summary"] if row["model"] == model]
-        style: dict[str, Any] = {"color": _COLOURS[model], "marker": _MARKERS[list(TITLES).index(model)]}
         axes.errorbar(
             [row["k"] for row in rows],
-            [100 * row["macro_f1_mean"] for row in rows],
-            [100 * row["macro_f1_std"] for row in rows],
-            label=TITLES[model],
+            [unit * row[f"{metric}_mean"] for row in rows],
+            [unit * row[f"{metric}_std"] for row in rows],
             capsize=3,
-            linestyle="-" if model in ("frozen", "finetuned") else "--",
-            **style,
+            **_style(task, model),
         )
-    axes.axhline(100 * results["chance"], color="black", linewidth=0.8, linestyle=":", label="chance")
     axes.set_xscale("log")
-    ticks = results["task"]["k"]
-    axes.set_xticks(ticks, [str(k) for k in ticks])
+    axes.set_xticks(task["k"], [str(k) for k in task["k"]])
     axes.minorticks_off()
-    axes.set(xlabel="k: labelled samples a class", ylabel="macro-F1 (%)", ylim=(0, 100), title=results["task"]["name"])
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.set(xlabel="k: labelled samples a class", title=task["name"])
+    _finish(axes, results)
     return figure
 
 
+def per_snr(results: dict[str, Any]) -> "Figure | None":
+    """Accuracy (of a target: mean absolute error) against SNR at the largest k, mean over episodes; None where the data
+    set has no SNR."""
+    task, k = results["task"], max(results["task"]["k"])
+    records = [record for record in results["records"] if record["k"] == k]
+    if not records[0]["per_snr"]:
+        return None
+    figure, (axes,) = _figure(1, (6.5, 4.4))
+    levels = list(records[0]["per_snr"])
+    for model in task["models"]:
+        mine = [[record["per_snr"][level] for level in levels] for record in records if record["model"] == model]
+        axes.plot(range(len(levels)), _unit(task) * np.mean(mine, axis=0), **_style(task, model))
+    axes.set_xticks(range(len(levels)), levels)
+    axes.set(xlabel="SNR (dB)", title=f"{task['name']}, k = {k}")
+    _finish(axes, results, ylabel=metric_words(task) if task["target"] else "accuracy (%)")
+    return figure
+
+
+def _finish(axes: "Axes", results: dict[str, Any], ylabel: str = "") -> None:
+    task = results["task"]
+    axes.set_ylabel(ylabel or metric_words(task))
+    if results["chance"] is not None:
+        axes.axhline(100 * results["chance"], color="black", linewidth=0.8, linestyle=":", label="chance")
+        axes.set_ylim(0, 100)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def _unit(task: dict[str, Any]) -> float:
+    """Shares are shown in percent."""
+    return 1.0 if task["target"] else 100.0
+
+
+def _style(task: dict[str, Any], model: str) -> dict[str, Any]:
+    from matplotlib import colormaps
+
+    number = task["models"].index(model)
+    contestant = Contestant.parse(model)
+    return {
+        "label": contestant.title,
+        "color": _COLOURS.get(model, colormaps["tab20"](number % 20)),
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": "-" if contestant.pretrained else "--",
+    }
+
+
 def confusion(results: dict[str, Any]) -> "Figure":
-    """Confusion of the pretrained and the best other contestant at the largest k, rows scaled to 1."""
-    k = max(results["task"]["k"])
-    rows = sorted((r for r in results["summary"] if r["k"] == k), key=lambda r: -r["macro_f1_mean"])
-    shown = [rows[0]["model"]]
-    shown += [row["model"] for row in rows[1:] if row["model"] in ("frozen", "finetuned")] or [
-        row["model"] for row in rows[1:2]
-    ]
+    """Confusion of the best pretrained contestant and of the best other one at the largest k, rows scaled to 1."""
+    k, metric = max(results["task"]["k"]), results["task"]["metric"]
+    rows = sorted((r for r in results["summary"] if r["k"] == k), key=lambda r: -r[f"{metric}_mean"])
+    ours = [row["model"] for row in rows if Contestant.parse(row["model"]).pretrained][:1]
+    others = [row["model"] for row in rows if row["model"] not in ours]
+    shown = (ours + others)[:2]
     classes = results["classes"]
     size = max(3.5, 0.33 * len(classes))
     figure, panels = _figure(len(shown), (size * len(shown) + 1.5, size + 0.8))
     for axes, model in zip(panels, shown, strict=True):
         counts = np.sum([r["confusion"] for r in results["records"] if r["model"] == model and r["k"] == k], axis=0)
         axes.imshow(counts / counts.sum(1, keepdims=True).clip(min=1), cmap="Blues", vmin=0, vmax=1)
-        axes.set(title=f"{TITLES[model]}, k = {k}", xlabel="predicted")
+        axes.set(title=f"{Contestant.parse(model).title}, k = {k}", xlabel="predicted")
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes if axes is panels[0] else [""] * len(classes), fontsize=7)
     panels[0].set_ylabel("truth")
@@ -86,7 +130,7 @@ def confusion(results: dict[str, Any]) -> "Figure":
 def embedding(contest: "Contest", draw: "EpisodeDraw") -> "Figure":
     """t-SNE of the test part: the frozen encoder's features beside the raw spectrograms."""
     bench = contest.bench
-    layer = contest.probe("frozen", draw.episode(max(draw.task.k), 0)).layer
+    layer = contest.probe("encoder", draw.episode(max(draw.task.k), 0)).layer
     at = bench.place[draw.test]
     at = at[np.linspace(0, len(at) - 1, min(len(at), _MOST_POINTS)).round().astype(int)]
     raw = bench.pictures[at].flatten(1).numpy()
@@ -99,7 +143,9 @@ def embedding(contest: "Contest", draw: "EpisodeDraw") -> "Figure":
     for axes, (title, features) in zip(panels, maps.items(), strict=True):
         _scatter(axes, _flat_map(features, contest.seed), columns)
         axes.set_title(f"{title} (t-SNE)", fontsize=10)
-    panels[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), title=" / ".join(draw.task.labels))
+    panels[1].legend(
+        fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), title=" / ".join(draw.task.labels) or draw.task.name
+    )
     return figure
 
 

@@ -1,31 +1,78 @@
-"""What a few-shot sweep leaves behind: results.json, a table and pictures."""
+"""What a few-shot sweep leaves behind: results.json, a table, pictures, and one page that holds them all."""
 
+import base64
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwm.evaluation.task import TITLES, FewShotTask
+from lwm.evaluation.probe import GRID
+from lwm.evaluation.regimes.names import FAMILIES, Contestant
+from lwm.evaluation.regimes.neighbours import NEIGHBOURS
+from lwm.evaluation.regimes.statistics import half_width
+from lwm.evaluation.task import FewShotTask
 from lwm.output import atomic_file, write_json
 
 if TYPE_CHECKING:
     from lwm.evaluation.contestants import Contest
     from lwm.evaluation.episodes import EpisodeDraw
 
+PAGE = "report.html"
+FIGURES = {
+    "curve.png": "Learning curves: mean and standard deviation over episodes.",
+    "per_snr.png": "By SNR, at the largest k: mean over episodes.",
+    "confusion.png": "Confusion at the largest k, all episodes; rows add up to 1.",
+    "embedding.png": "t-SNE of the test part: frozen features beside the raw spectrograms.",
+}
+FILES = ("table.md", PAGE, *FIGURES)
+
+METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy", "mae": "MAE"}
+
+_SHORTCUT = (
+    "plain statistics of the picture reach {title} at k = {k}: the label can be read off level, bandwidth or histogram,"
+    " and this task says little about the encoder"
+)
+_UNTRAINED = "random weights reach {title} at k = {k}: here pretraining has not been shown to help"
+_SEEN = "pretraining saw the label {labels}: no few-shot result of the pretrained encoder"
+
 
 def summarise(records: list[dict[str, Any]], task: FewShotTask) -> list[dict[str, Any]]:
-    """Mean and standard deviation (of a sample, n - 1; 0 for one episode) over episodes, by model and k."""
+    """By model and k over episodes: mean, standard deviation (of a sample, n - 1; 0 for one episode) and half of the
+    95 % Student interval of the mean (None for one episode)."""
     rows = []
-    for model in task.models:
+    for contestant in task.contestants:
         for k in task.k:
-            chosen = [r for r in records if r["model"] == model and r["k"] == k]
-            row: dict[str, Any] = {"model": model, "title": TITLES[model], "k": k, "episodes": len(chosen)}
-            for score in ("macro_f1", "accuracy"):
-                values = np.array([record[score] for record in chosen])
-                row[f"{score}_mean"] = float(values.mean())
+            chosen = [r for r in records if r["model"] == contestant.name and r["k"] == k]
+            row: dict[str, Any] = {"model": contestant.name, "title": contestant.title, "k": k, "episodes": len(chosen)}
+            for score in ("mae", "r2") if task.target else ("macro_f1", "accuracy"):
+                values = np.array([r[score] for r in chosen if r[score] is not None], np.float64)
+                row[f"{score}_mean"] = float(values.mean()) if len(values) else None
                 row[f"{score}_std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+                row[f"{score}_half_width"] = half_width(values)
             rows.append(row)
     return rows
+
+
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What a reader has to know before believing the table: shortcuts, no gain from pretraining, labels seen."""
+    task, summary = results["task"], results["summary"]
+    named = {name: Contestant.parse(name) for name in task["models"]}
+    metric = task["metric"]
+    sign = -1 if metric == "mae" else 1
+    found = []
+    k = max(task["k"])
+    rows = [row for row in summary if row["k"] == k]
+    ours = [row for row in rows if named[row["model"]].pretrained]
+    if ours:
+        best = max(ours, key=lambda row: sign * row[f"{metric}_mean"])
+        floor = sign * best[f"{metric}_mean"] - (best[f"{metric}_half_width"] or 0.0)
+        for model, words in (("trivial", _SHORTCUT), ("random", _UNTRAINED)):
+            reached = any(named[r["model"]].model == model and sign * r[f"{metric}_mean"] >= floor for r in rows)
+            found += [words.format(title=best["title"], k=k)] if reached else []
+    seen = {label for record in results["records"] for label in record["labels_seen"] or []}
+    known = sorted(seen & {*task["labels"], task["target"]})
+    return found + ([_SEEN.format(labels=", ".join(known))] if known else [])
 
 
 def write_report(folder: Path, results: dict[str, Any], contest: "Contest", draw: "EpisodeDraw") -> None:
@@ -34,47 +81,175 @@ def write_report(folder: Path, results: dict[str, Any], contest: "Contest", draw
 
     with atomic_file(folder / "table.md") as partial:
         partial.write_text(markdown_table(results), encoding="utf-8")
-    plots.save(plots.curve(results), folder / "curve.png")
-    plots.save(plots.confusion(results), folder / "confusion.png")
-    plots.save(plots.embedding(contest, draw), folder / "embedding.png")
+    figures = {
+        "curve.png": plots.curve(results),
+        "per_snr.png": plots.per_snr(results),
+        "confusion.png": None if results["task"]["target"] else plots.confusion(results),
+        "embedding.png": plots.embedding(contest, draw),
+    }
+    for name, figure in figures.items():
+        if figure is not None:
+            plots.save(figure, folder / name)
+    with atomic_file(folder / PAGE) as partial:
+        partial.write_text(page(results, folder), encoding="utf-8")
     write_json(folder / "results.json", results)
 
 
 def markdown_table(results: dict[str, Any]) -> str:
-    """The table as Markdown: a row a model, a column a k, macro-F1 in percent as mean ± standard deviation."""
-    task, summary, records = results["task"], results["summary"], results["records"]
-    head = ["model", "regime", "labels seen in pretraining", *(f"k = {k}" for k in task["k"])]
+    """The table as Markdown: a row a model, a column a k, mean ± standard deviation and the interval of the mean."""
+    task = results["task"]
     lines = [
-        f"# {task['name']}: macro-F1 (%), mean ± standard deviation over {task['episodes']} episodes",
+        f"# {task['name']}: {metric_words(task)}, mean ± standard deviation over {task['episodes']} episodes,"
+        " [95 % interval of the mean]",
         "",
-        f"{len(results['classes'])} classes of {' × '.join(task['labels'])}, chance {100 * results['chance']:.1f} %; "
-        f"{results['test_samples']} test samples from {results['test_channels']} channel draws that no contestant saw; "
-        f"seed {results['seed']}. All contestants have the same labels: k a class to learn from and "
-        f"{task['validation_share']:g} k (at least 2) to choose settings with. {_budgets(task)}",
+        " ".join(notes(results)),
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
+        *_markdown(*main_table(results)),
     ]
-    for model in task["models"]:
-        one = next(record for record in records if record["model"] == model)
-        cells = [
-            f"{100 * row['macro_f1_mean']:.1f} ± {100 * row['macro_f1_std']:.1f}"
-            for row in summary
-            if row["model"] == model
-        ]
-        lines.append("| " + " | ".join([TITLES[model], one["regime"], _seen(one), *cells]) + " |")
-    tuned = [record["chosen"]["step"] for record in records if record["model"] == "finetuned"]
+    lines += [f"\n**{warning[0].upper()}{warning[1:]}.**" for warning in results["warnings"]]
+    if task["episodes"] > 1:
+        lines += ["", "## Paired tests over episodes", "", tests_note(results), "", *_markdown(*test_table(results))]
+    tuned = [r["chosen"]["step"] for r in results["records"] if r["regime"] in FAMILIES["tuned"]]
     if tuned:
         better = sum(step > 0 for step in tuned)
-        lines += ["", f"Fine-tuning did better on the validation part than its start in {better} of {len(tuned)} runs."]
+        lines += [
+            "",
+            f"Tuning an encoder did better on the validation part than its start in {better} of {len(tuned)} runs.",
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _budgets(task: dict[str, Any]) -> str:
-    """How long each network was trained: a short training is no verdict on an architecture."""
-    networks = {name: budget["samples"] for name, budget in task["training"].items() if name in task["models"]}
-    said = ", ".join(f"{TITLES[name]} {samples}" for name, samples in networks.items())
-    return f"Samples in gradient training, repeats counted: {said}." if said else ""
+def page(results: dict[str, Any], folder: Path) -> str:
+    """The page ``report.html``: everything in one file, pictures too.
+
+    Args:
+        results: what results.json holds.
+        folder: where the pictures are.
+    """
+    from jinja2 import Environment
+
+    pictures = [
+        {"data": base64.b64encode((folder / name).read_bytes()).decode(), "text": text, "name": name}
+        for name, text in FIGURES.items()
+        if (folder / name).is_file()
+    ]
+    template = Environment(autoescape=True, trim_blocks=True).from_string(
+        (files("lwm.evaluation") / PAGE).read_text(encoding="utf-8")
+    )
+    several = results["task"]["episodes"] > 1
+    tables = [("Paired tests over episodes", tests_note(results), *test_table(results))] if several else []
+    return template.render(
+        results=results, metric=metric_words(results["task"]), notes=notes(results), pictures=pictures,
+        tables=[("", "", *main_table(results)), *tables],
+    )  # fmt: skip
+
+
+def main_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the table."""
+    task, records = results["task"], results["records"]
+    head = ["model", "regime", "labels seen in pretraining", *(f"k = {k}" for k in task["k"])]
+    rows = []
+    for name in task["models"]:
+        one = next(record for record in records if record["model"] == name)
+        cells = [cell(row, task) for row in results["summary"] if row["model"] == name]
+        regime = f"{one['regime']} ({one['head']})" if one["head"] else one["regime"]
+        rows.append([Contestant.parse(name).title, regime, _seen(one), *cells])
+    return head, rows
+
+
+def test_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the paired tests."""
+    task = results["task"]
+    head = [
+        "k",
+        "model",
+        "against",
+        "better by",
+        "p, sign flips",
+        "p, t test",
+        "p, t test, Holm",
+        "found with power 80 %",
+    ]
+    rows = []
+    for row in results["paired_tests"]:
+        names = [Contestant.parse(row[key]).title for key in ("model", "other")]
+        better = _number(row["difference"], task, "+") + " ± " + _number(row["half_width"], task)
+        p_values = [_p(row[key]) for key in ("p_sign_flip", "p_t", "p_holm")]
+        rows.append([str(row["k"]), *names, better, *p_values, _number(row["detectable"], task)])
+    return head, rows
+
+
+def tests_note(results: dict[str, Any]) -> str:
+    """What the paired tests are, and what they can and cannot find."""
+    least = results["paired_tests"][0]["least_p"] if results["paired_tests"] else 1.0
+    return (
+        "Both models of a row learn from the same samples in each episode. Sign flips: exact test of the mean"
+        f" difference over all choices of signs; with {results['task']['episodes']} episodes its p cannot fall"
+        f" below {least:.3g}. t test: paired, assumes normal differences; Holm: adjusted for all rows of its k."
+        " The last column is the difference that the t test would find four times out of five at the spread seen"
+        " here. The test part is the same in all episodes: this speaks of other draws of labelled samples, not of"
+        " another place."
+    )
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """How the figures came about, a sentence each."""
+    task = results["task"]
+    what = f"Values of {task['target']}" if task["target"] else (
+        f"{len(results['classes'])} classes of {' × '.join(task['labels']) or ' / '.join(task['label'])},"
+        f" chance {100 * results['chance']:.1f} %"
+    )  # fmt: skip
+    said = [
+        f"{what}; {results['test_samples']} test samples from {results['test_channels']} channel draws that no"
+        f" contestant saw; seed {results['seed']}.",
+        f"All contestants have the same labels: k a class to learn from and {task['validation_share']:g} k (at least 2)"
+        " to choose settings with.",
+        f"One tuning grid a family, chosen from on the validation part: linear models C in {_span(GRID)} (factors of"
+        f" 10) and every block; nearest neighbours {', '.join(map(str, NEIGHBOURS))} of them and every block;",
+    ]
+    named = [Contestant.parse(name) for name in task["models"]]
+    for family, words in {
+        "head": "heads on frozen tokens",
+        "tuned": "tuned encoders",
+        "scratch": "from scratch",
+    }.items():
+        if any(contestant.family == family for contestant in named):
+            budget = task["training"][family]
+            rates = ", ".join(f"{rate:g}" for rate in budget["rates"])
+            said.append(f"{words}: peak learning rates {rates}, {budget['samples']} samples each, repeats counted;")
+    said[-1] = said[-1].rstrip(";") + "."
+    return said
+
+
+def metric_words(task: dict[str, Any]) -> str:
+    """The metric with its unit."""
+    return f"{METRICS[task['metric']]} ({task['target'] if task['target'] else '%'})"
+
+
+def cell(row: dict[str, Any], task: dict[str, Any]) -> str:
+    """Mean ± standard deviation and the interval of the mean, in percent or the target's units."""
+    metric = task["metric"]
+    mean, half = row[f"{metric}_mean"], row[f"{metric}_half_width"]
+    said = f"{_number(mean, task)} ± {_number(row[f'{metric}_std'], task)}"
+    return said if half is None else f"{said} [{_number(mean - half, task)}, {_number(mean + half, task)}]"
+
+
+def _number(value: float | None, task: dict[str, Any], sign: str = "") -> str:
+    if value is None:
+        return "–"
+    return f"{value:{sign}.3g}" if task["target"] else f"{100 * value:{sign}.1f}"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _span(grid: tuple[float, ...]) -> str:
+    return f"{min(grid):g} to {max(grid):g}"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def _seen(record: dict[str, Any]) -> str:

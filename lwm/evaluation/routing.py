@@ -1,6 +1,5 @@
 """How well a mixture's router tells protocols apart, beside logistic regression on trivial features."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lwm.console import progress, say
+from lwm.console import say
 from lwm.data.dataset import SpectrogramDataset
 from lwm.errors import DatasetError
 from lwm.evaluation.calibration import calibration
@@ -17,6 +16,7 @@ from lwm.evaluation.plots import save
 from lwm.evaluation.routing_plots import accuracy_figure, confusion_figure, reliability_figure
 from lwm.evaluation.trivial import trivial_accuracy
 from lwm.hub import from_pretrained
+from lwm.models.router_view import experts_of, view_dataset
 from lwm.output import write_json
 
 SNR_STEP_DB = 5
@@ -30,7 +30,9 @@ def route_dataset(moe: Any, dataset: SpectrogramDataset, batch_size: int = 128) 
         RecipeMismatch: the data has another recipe than the model.
     """
     moe.recipe.require_same(dataset.recipe, "the model", f"data set {dataset.root}")
-    return _of_every_picture(moe.route, dataset, batch_size)
+    view = view_dataset(moe.router, dataset, batch_size=batch_size)
+    probabilities: torch.Tensor = moe.router.calibrated(view.logits.to(moe.router.temperature.device)).cpu()
+    return probabilities
 
 
 def routing_report(
@@ -60,7 +62,7 @@ def routing_report(
     moe = from_pretrained(model).eval()
     (test, truth), (train, _) = (_of_experts(data, part, label, moe.expert_names) for part in (split, "train"))
     moe.recipe.require_same(test.recipe, "the model", f"data set {data}")
-    report = score_routing(_of_every_picture(moe.router, test), truth, moe.router, snr_groups(test))
+    report = score_routing(view_dataset(moe.router, test).logits, truth, moe.router, snr_groups(test))
     report["trivial_accuracy"] = trivial_accuracy(train, test, label)
     say(
         f"router accuracy {report['accuracy']:.3f}, trivial features {report['trivial_accuracy']:.3f}, "
@@ -136,11 +138,7 @@ def snr_groups(dataset: SpectrogramDataset) -> NDArray[np.str_]:
 def _of_experts(data: str, split: str, label: str, names: tuple[str, ...]) -> tuple[SpectrogramDataset, Codes]:
     """Samples of a split that an expert is for, and the index of that expert for each."""
     dataset = SpectrogramDataset(data, split)
-    if label not in dataset.labels:
-        raise DatasetError(f"no label {label!r} in {data}", f"one of {sorted(dataset.labels)}")
-    # One more place at the end for the code -1, of samples without the label.
-    place = np.array([*(names.index(name) if name in names else -1 for name in dataset.label_names[label]), -1])
-    truth = place[dataset.labels[label]]
+    truth = experts_of(dataset, names, label)
     kept = np.flatnonzero(truth >= 0)
     if not len(kept):
         raise DatasetError(
@@ -148,19 +146,6 @@ def _of_experts(data: str, split: str, label: str, names: tuple[str, ...]) -> tu
         )
     dataset.keep(kept)
     return dataset, truth[kept]
-
-
-def _of_every_picture(
-    function: Callable[[torch.Tensor], torch.Tensor], dataset: SpectrogramDataset, batch_size: int = 128
-) -> torch.Tensor:
-    """What a function makes of each picture, in order, on the CPU."""
-    parts = []
-    with torch.inference_mode(), progress("route", len(dataset), "captures") as bar:
-        for start in range(0, len(dataset), batch_size):
-            batch = dataset.batch(range(start, min(start + batch_size, len(dataset))))
-            parts.append(function(batch["spectrogram"]).cpu())
-            bar.update(len(parts[-1]))
-    return torch.cat(parts)
 
 
 def _share_right(counts: NDArray[np.int64]) -> float:

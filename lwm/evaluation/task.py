@@ -3,63 +3,59 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lwm.errors import ConfigError
+from lwm.evaluation.regimes.names import FAMILIES, Contestant
 from lwm.settings import load_plain, read_settings, to_plain
 
 MODELS = ("frozen", "finetuned", "random", "cnn", "resnet18", "trivial")
-"""What a task can compare, in the order of its table; see :mod:`lwm.evaluation.contestants`."""
+"""What a task compares where it does not say; see :mod:`lwm.evaluation.regimes.names` for all that can be written."""
 
-
-TITLES = {
-    "frozen": "encoder, frozen",
-    "finetuned": "encoder, fine-tuned",
-    "random": "encoder, random weights",
-    "cnn": "small CNN",
-    "resnet18": "ResNet-18",
-    "trivial": "trivial statistics",
-}
-"""Names of the contestants in tables and pictures."""
+Metric = Literal["macro_f1", "accuracy", "mae"]
+"""What a table shows: two of classes, where more is better, and the mean absolute error of a quantity."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much gradient training a network gets; linear models are solved, not trained.
+    """How much gradient training a family of regimes gets; linear models are solved, not trained.
 
     Args:
-        samples: samples that pass through the network in training, repeats counted.
+        samples: samples that pass through a network in training, repeats counted, for each rate.
         rates: peak learning rates tried; the validation part chooses.
         batch_size: samples a step.
         weight_decay: AdamW's.
-        patience: epochs without a better validation score before training stops.
-        blocks: blocks of a fine-tuned encoder that are used at most, from the input; all where None.
+        patience: epochs (of four steps or more) without a better validation score before training stops.
+        blocks: blocks of an encoder that are used at most, from the input; all where None.
         layer_decay: factor on a fine-tuned encoder's learning rate from each block to the one before it.
+        last: blocks that the regime ``partial`` trains.
+        rank: rank of LoRA's matrices.
     """
 
     samples: int
     rates: tuple[float, ...]
     batch_size: int = 16
     weight_decay: float = 0.05
-    patience: int = 8
+    patience: int = 10
     blocks: int | None = None
     layer_decay: float = 0.75
+    last: int = 2
+    rank: int = 8
 
     def __post_init__(self) -> None:
         sizes = (self.samples, self.batch_size - 1, self.patience, self.blocks or 1, self.layer_decay, *self.rates)
-        if not self.rates or min(sizes) <= 0 or self.blocks == 0:
+        if not self.rates or min(*sizes, self.last, self.rank) <= 0 or self.blocks == 0:
             raise ConfigError(f"training {self}", "positive numbers, at least one rate and batch_size > 1")
 
 
-# For two cores: about ten seconds a run. A step of ResNet-18 costs six of the small CNN's; both take no fewer steps
-# than the encoder, at the rate that served them best. Half an encoder's blocks carry as much as all of them, at half
-# the cost.
+# As many samples and as many rates for encoders as for the networks from scratch. Half an encoder's blocks carry as
+# much as all of them, at half the cost.
 BUDGETS = {
-    "finetuned": Budget(samples=640, rates=(1e-4,), blocks=3),
-    "cnn": Budget(samples=3200, rates=(4e-3,), patience=20),
-    "resnet18": Budget(samples=640, rates=(3e-3,)),
+    "head": Budget(samples=6400, rates=(1e-3, 4e-3), batch_size=64, patience=20),
+    "tuned": Budget(samples=1600, rates=(1e-4, 1e-3), blocks=3),
+    "scratch": Budget(samples=1600, rates=(5e-4, 4e-3), patience=20),
 }
-"""What each network gets where a task does not say otherwise."""
+"""What each family of regimes gets where a task does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,10 @@ class FewShotTask:
     Args:
         name: name in titles and results.
         labels: label columns; a class is one combination of their values.
+        label: class to the expression (:mod:`lwm.data.expression`) that its samples fulfil, in place of ``labels``.
+        target: value column to be told instead of a class. Classes then only share out the draws; fifths of the
+            target's range of values do where there are none.
+        metric: what tables and curves show; macro-F1, of a target the mean absolute error.
         where: selection of samples (:mod:`lwm.data.expression`), for example ``technology == "lte"``; None for all.
         split: which split of the data set episodes are drawn from: one that pretraining never saw.
         k: training samples a class.
@@ -76,13 +76,16 @@ class FewShotTask:
         test_per_class: test samples a class, at most (fewer where the rarest class has fewer).
         test_channels: share of the channel draws that only the test part uses.
         validation_share: validation samples a class as a share of k, at least two.
-        models: what is compared, out of MODELS.
-        head: registered head (``lwm.heads``) that a fine-tuned encoder carries.
-        training: gradient training by network; what is not given is that of BUDGETS.
+        models: what is compared; see :mod:`lwm.evaluation.regimes.names`.
+        head: registered head (``lwm.heads``) of tuned encoders; ``linear``, of a target ``regression``.
+        training: gradient training by family of regimes; what is not given is that of BUDGETS.
     """
 
     name: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    label: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    metric: Metric | None = None
     where: str | None = None
     split: str = "test"
     k: tuple[int, ...] = (5, 20)
@@ -91,22 +94,51 @@ class FewShotTask:
     test_channels: float = 0.35
     validation_share: float = 0.25
     models: tuple[str, ...] = MODELS
-    head: str = "linear"
+    head: str | None = None
     training: Mapping[str, Budget] = field(default_factory=lambda: dict(BUDGETS))
 
     def __post_init__(self) -> None:
-        if not self.labels:
-            raise ConfigError(f"task {self.name!r} without labels", "at least one label column")
+        if bool(self.labels) == bool(self.label) and (self.labels or self.target is None):
+            raise ConfigError(
+                f"task {self.name!r} with labels {list(self.labels)} and label {dict(self.label)}",
+                "at least one label column, or an expression for each class, or a target",
+            )
         if not self.k or min(self.k) < 1 or self.episodes < 1 or self.test_per_class < 1:
             raise ConfigError(
                 f"task {self.name!r} with k {list(self.k)}, {self.episodes} episodes", "at least 1 of each"
             )
         if not (0 < self.test_channels < 1 and self.validation_share > 0):
             raise ConfigError(f"task {self.name!r}", "test_channels between 0 and 1 and validation_share above 0")
+        fits = ("mae",) if self.target else ("macro_f1", "accuracy")
+        object.__setattr__(self, "metric", self.metric or fits[0])
+        if self.metric not in fits:
+            raise ConfigError(f"task {self.name!r} with metric {self.metric!r}", f"one of {list(fits)}")
+        object.__setattr__(self, "head", self.head or ("regression" if self.target else "linear"))
         object.__setattr__(self, "k", tuple(sorted(set(self.k))))
-        unknown = sorted(set(self.models) - set(MODELS))
-        if unknown or not self.models:
-            raise ConfigError(f"task {self.name!r} compares {unknown or 'nothing'}", f"some of {list(MODELS)}")
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise ConfigError(f"task {self.name!r} compares {list(self.models)}", "one contestant or more, each once")
+        for name in self.models:
+            Contestant.parse(name)
+
+    @property
+    def seen_as(self) -> tuple[str, ...]:
+        """What its classes are made of, in words."""
+        return self.labels or tuple(self.label) or (str(self.target),)
+
+    @property
+    def contestants(self) -> list[Contestant]:
+        """What ``models`` stands for."""
+        return [Contestant.parse(name) for name in self.models]
+
+    def budget(self, contestant: Contestant) -> Budget:
+        """What a contestant that is trained by gradient gets."""
+        return self.training[str(contestant.family)]
+
+    def head_of(self, contestant: Contestant) -> str:
+        """Registered head that a contestant carries; of frozen tokens the paper's residual CNN where none is said."""
+        if contestant.regime == "head" and not self.target:
+            return contestant.head or "residual_cnn"
+        return contestant.head or str(self.head)
 
     def validation_per_class(self, k: int) -> int:
         """Validation samples a class beside ``k`` training samples: what chooses settings and stops training."""
@@ -130,13 +162,13 @@ def load_task(path: str | Path) -> FewShotTask:
 def task_from_dict(plain: Any, source: str) -> FewShotTask:
     """Task from YAML's plain values; ``source`` names where they came from in messages.
 
-    What a task says of a network's training changes that network's :data:`BUDGETS`.
+    What a task says of the training of a family changes that family's :data:`BUDGETS`.
     """
     if isinstance(plain, dict) and isinstance(plain.get("training"), dict):
-        merged = {network: to_plain(budget) for network, budget in BUDGETS.items()}
-        for network, changes in plain["training"].items():
-            if network not in merged:
-                raise ConfigError(f"{source}: training of {network!r}", f"keys among {list(BUDGETS)}")
-            merged[network] = merged[network] | changes if isinstance(changes, dict) else changes
+        merged = {family: to_plain(budget) for family, budget in BUDGETS.items()}
+        for family, changes in plain["training"].items():
+            if family not in FAMILIES:
+                raise ConfigError(f"{source}: training of {family!r}", f"keys among {list(FAMILIES)}")
+            merged[family] = merged[family] | changes if isinstance(changes, dict) else changes
         plain = plain | {"training": merged}
     return read_settings(FewShotTask, plain, source)

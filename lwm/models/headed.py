@@ -12,7 +12,6 @@ from lwm.registry import HEADS, MODELS, load
 from lwm.signal.recipe import Recipe
 
 
-
 class HeadedModel(nn.Module):
     """A head on the tokens of an encoder.
 

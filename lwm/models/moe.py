@@ -111,17 +111,21 @@ class MoEEncoder(nn.Module):
     def novelty(self, x: Tensor) -> Tensor:
         """How unlike the known protocols pictures are: float32 ``[B]`` in [0, 1].
 
-        The share of held-out captures of the known protocols that are less strange; 0.95 is stranger than 95 % of
-        them, and 1 minus it a p-value.
+        One minus the p-value of being known, among held-out captures of the known protocols: at most 5 % of known
+        captures are at 0.95 or above. See :meth:`lwm.models.novelty.NoveltyDetector.novelty`.
 
         Raises:
             ModelError: no detector was fitted.
         """
-        return self._fitted().percentile(self.novelty_score(x))
+        detector, features = self._fitted(), self.router.features(x)
+        return detector.novelty(features, self.router.head(features))
 
     @torch.no_grad()
     def novelty_score(self, x: Tensor) -> Tensor:
-        """The detector's score before calibration, float32 ``[B]``, higher is stranger; ModelError without one."""
+        """The detector's score before calibration, float32 ``[B]``, higher is stranger; ModelError without one.
+
+        What a graph gives, too. It knows nothing of white noise: only :meth:`novelty` tests for emptiness.
+        """
         detector, features = self._fitted(), self.router.features(x)
         return detector.score(features, self.router.head(features))
 
@@ -232,12 +236,14 @@ class MoEEncoder(nn.Module):
         """What a model folder keeps to be checked later: every expert's pooled features beside the routing.
 
         Every expert's, because those that the fixed input is not routed to could otherwise be changed unnoticed. With
-        a detector, also its score, whose logarithm keeps it from hiding the rest.
+        a detector, also its score and emptiness, whose logarithm keeps them from hiding the rest.
         """
         parts = [expert(x) for expert in self.experts.values()]
         parts.append(self.route(x))
         if self.detector is not None:
             parts.append(self.novelty_score(x).asinh()[:, None])
+            if self.detector.config.silence:
+                parts.append(self.detector.emptiness(self.router.features(x)).asinh()[:, None])
         return torch.cat(parts, dim=1)
 
 
@@ -248,11 +254,14 @@ def require_alike(experts: Mapping[str, SpectrogramEncoder]) -> None:
     (first_name, first), *others = experts.items()
     for name, other in others:
         first.recipe.require_same(other.recipe, f"expert {first_name!r}", f"expert {name!r}")
-        for what in ("num_features", "num_prefix_tokens", "grid_size", "depth", "head_features"):
-            mine, theirs = getattr(first, what), getattr(other, what)
+        alike = {
+            what: (getattr(first, what), getattr(other, what))
+            for what in ("num_features", "num_prefix_tokens", "grid_size", "depth")
+        } | {"pooling": (first.config.pooling, other.config.pooling)}
+        for what, (mine, theirs) in alike.items():
             if mine != theirs:
                 raise ModelError(
                     f"experts {first_name!r} and {name!r} with {what} {mine} and {theirs}",
-                    "experts of one size",
-                    "pretrain them with the same size",
+                    "experts of one size and pooling",
+                    "pretrain them with the same size and pooling",
                 )

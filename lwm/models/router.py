@@ -116,13 +116,18 @@ class Router(nn.Module):
         return torch.softmax(logits.float() / self.temperature.float(), dim=-1)
 
     @torch.no_grad()
-    def calibrate(self, logits: Tensor, truth: Tensor) -> float:
+    def calibrate(self, logits: Tensor, truth: Tensor, weight: Tensor | None = None) -> float:
         """Fit the temperature to held-out logits ``[N, E]`` and the right experts int64 ``[N]``, and keep it.
+
+        Args:
+            logits: before any temperature.
+            truth: the right experts.
+            weight: of each sample ``[N]``; None: all count alike.
 
         Returns:
             The temperature; see :func:`fit_temperature`.
         """
-        fitted = fit_temperature(logits, truth)
+        fitted = fit_temperature(logits, truth, weight)
         self.temperature.fill_(fitted)
         return fitted
 
@@ -192,29 +197,34 @@ class ConvTrunk(nn.Module):
         return self.layers(((x - self.mean) / self.std).to(dtype)).flatten(2).transpose(1, 2)
 
 
-def fit_temperature(logits: Tensor, truth: Tensor) -> float:
+def fit_temperature(logits: Tensor, truth: Tensor, weight: Tensor | None = None) -> float:
     """Temperature that minimises the cross entropy of held-out logits (Guo et al. 2017).
 
     The truth counts as (N + 1) / (N + E) and each other expert as 1 / (N + E), Platt's (1999) correction for having
     seen N samples only: where every sample is right the plain cross entropy falls for ever as the temperature does,
-    and would promise certainty that N samples do not show.
+    and would promise certainty that N samples do not show. With weights N is (sum w)^2 / sum w^2, Kish's effective
+    sample size.
 
     Args:
         logits: ``[N, E]``, N >= 1.
         truth: int64 ``[N]``.
+        weight: of each sample ``[N]``, not negative; None: all count alike.
 
     Returns:
         A number in :data:`TEMPERATURES`.
     """
     from scipy.optimize import minimize_scalar
 
-    count, experts = logits.shape
+    experts = logits.shape[1]
+    shares = torch.ones(len(logits)) if weight is None else weight.cpu()
+    shares = shares.double() / shares.double().sum()
+    count = 1 / shares.square().sum()
     given = logits.double().cpu()
     target = (functional.one_hot(truth.cpu(), experts).double() * count + 1) / (count + experts)
 
     def cross_entropy(log_temperature: float) -> float:
         scaled = torch.log_softmax(given * math.exp(-log_temperature), 1)
-        return float(-(target * scaled).sum(1).mean())
+        return float(-(shares * (target * scaled).sum(1)).sum())
 
     bounds = (math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1]))
     found = minimize_scalar(cross_entropy, bounds=bounds, method="bounded", options={"xatol": 1e-4})

@@ -91,14 +91,18 @@ class TimmEncoder(nn.Module):
         return pooled_features(self.num_features, self.config.pooling)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """dB to zero mean and unit variance over the training data; ModelError when the shape is not the recipe's."""
+        """dB to zero mean and unit variance over the training data, then in the weights' type.
+
+        Raises:
+            ModelError: the shape is not the recipe's.
+        """
         expected = (self.in_chans, *self.recipe.size)
         if tuple(x.shape[1:]) != expected:
             raise ModelError(
                 f"a picture of shape {tuple(x.shape[1:])}",
                 f"{expected} (channels, frequency, time) of recipe {self.recipe.name!r}",
             )
-        return (x - self.mean) / self.std
+        return ((x - self.mean) / self.std).to(self.vit.patch_embed.proj.weight.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Tokens ``[B, P + L, D]`` of dB pictures ``[B, C, F, T]``, after the last norm, P prefix tokens first."""

@@ -38,20 +38,20 @@ RANDOM, PLAIN = "random weights", "plain statistics"
 _LINES = 15
 
 
-def run_job(task: tuple[Job, bool], report: Report) -> None:
-    """Train, export and measure a job; with ``True`` beside it, its data set's baselines too.
+def run_job(job: Job, report: Report) -> None:
+    """Train, export and measure a job; what its data set's baselines reach too, where no other job has measured that.
 
     Raises:
         ModelError: training failed; the message ends with what it said.
     """
-    job, baselines = task
     torch.set_num_threads(1)
     if not job.records.is_file():
         _train(job)
-        records = _measure(job, baselines)
-        write_json(job.records, {"records": records})
+        write_json(job.records, {"records": _measure(job)})
         # It holds the optimizer too: three times the model that is kept.
         last_checkpoint(job.folder / "fit").unlink(missing_ok=True)
+    if not job.baselines.is_file():
+        write_json(job.baselines, {"records": _measure_baselines(job)})
     report(1)
 
 
@@ -78,21 +78,23 @@ def _train(job: Job) -> None:
     save_pretrained(task.export_model(), _model(job), dict(task.provenance), overwrite=True)
 
 
-def _measure(job: Job, baselines: bool) -> list[Record]:
-    study = job.study
-    pictures = Pictures.of(job.data)
+def _measure(job: Job) -> list[Record]:
+    study, pictures = job.study, Pictures.of(job.data)
     encoder = from_pretrained(_model(job))
     head: Record = {"arm": job.arm, "data": job.dataset, "seed": job.seed} | pretraining_of(str(_model(job)))
     found = [head | record for record in _probed(job, encoder, pictures)]
     if study.mask_ratios:
         task = load_checkpoint(last_checkpoint(job.folder / "fit"))
         found += [head | record for record in reconstruction_records(task, pictures, study.mask_ratios, job.seed)]
-    if baselines and (study.tasks.get(job.dataset) or job.dataset in study.occupancy):
-        unseen: Record = {"data": job.dataset, "seed": job.seed, "labels_seen": [], "clean_target": None}
-        twin = random_twin(encoder, int(rng_for(job.seed, "study", "random").integers(2**31)))
-        found += [{"arm": RANDOM} | unseen | record for record in _probed(job, twin, pictures)]
-        found += [{"arm": PLAIN} | unseen | record for record in _plain(job, encoder.config.patch, pictures)]
     return found
+
+
+def _measure_baselines(job: Job) -> list[Record]:
+    pictures, encoder = Pictures.of(job.data), from_pretrained(_model(job))
+    unseen: Record = {"data": job.dataset, "seed": job.seed, "labels_seen": [], "clean_target": None}
+    twin = random_twin(encoder, int(rng_for(job.seed, "study", "random").integers(2**31)))
+    found = [{"arm": RANDOM} | unseen | record for record in _probed(job, twin, pictures)]
+    return found + [{"arm": PLAIN} | unseen | record for record in _plain(job, encoder.config.patch, pictures)]
 
 
 def _probed(job: Job, encoder: Any, pictures: Pictures) -> list[Record]:

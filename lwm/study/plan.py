@@ -98,6 +98,11 @@ class Job:
         """File with what was measured; it is there when the job is done."""
         return self.folder / "records.json"
 
+    @property
+    def baselines(self) -> Path:
+        """File with what random weights and plain statistics reach on the same data set and seed."""
+        return self.folder.parent.parent / "baselines" / f"{self.dataset}-{self.seed}.json"
+
     def config(self) -> dict[str, Any]:
         """Config of `lwm fit`: the base with the data set's and the arm's changes."""
         plain: dict[str, Any] = yaml.safe_load(config_path(self.study.base).read_text(encoding="utf-8"))

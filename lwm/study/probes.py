@@ -12,10 +12,10 @@ from torch.nn.functional import avg_pool2d
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.expression import select
 from lwm.data.trivial import trivial_features
-from lwm.evaluation.contestants import label_texts
 from lwm.evaluation.episodes import EpisodeDraw, Samples, content_key, join_labels
 from lwm.evaluation.metrics import Codes, macro_f1
 from lwm.evaluation.probe import Features, fit_layers
+from lwm.evaluation.regimes.strata import label_texts
 from lwm.evaluation.task import FewShotTask
 from lwm.models.pooling import pool
 from lwm.seeding import rng_for
@@ -79,7 +79,7 @@ def label_records(pictures: Pictures, task: FewShotTask, layers: list[Features],
     for episode in EpisodeDraw(samples, task, seed):
         parts = (episode.train, episode.validation, episode.test)
         for record in _by_layer(mine, codes, *parts):
-            yield {"task": task.name, "k": episode.k, "episode": episode.number} | record
+            yield {"task": task.name, "labels": list(task.labels), "k": episode.k, "episode": episode.number} | record
 
 
 def occupancy_records(
@@ -115,7 +115,7 @@ def occupancy_records(
         codes = truth.reshape(-1)
         flat = [features.reshape(len(codes), -1) for features in layers]
         for record in _by_layer(flat, codes, train, validation, test):
-            yield {"task": "occupancy", "k": episode.k, "episode": episode.number} | record
+            yield {"task": "occupancy", "labels": [], "k": episode.k, "episode": episode.number} | record
 
 
 def occupied_patches(clean: Tensor | None, patch: int) -> Tensor:

@@ -23,7 +23,7 @@ SHOWN_K = 20
 def write_report(folder: Path, study: Study, results: dict[str, Any]) -> None:
     """Write table.md and pictures, then results.json, each atomically."""
     records: list[Record] = results["records"]
-    lines = [f"# Study {study.name}: {study.sample_steps:,} sample-steps a run, seeds {results['seeds']}", ""]
+    lines = [f"# Study {study.name}: {study.sample_steps:,} sample-steps a run", ""]
     probed = [record for record in records if record["task"] != "reconstruction"]
     rebuilt = [record for record in records if record["task"] == "reconstruction"]
     if probed:
@@ -59,8 +59,8 @@ def probe_table(records: list[Record]) -> list[str]:
             lines.append("")
     lines += [
         "Mean over episodes and seeds. `+`/`-`: better or worse than random weights by more than the 95 % interval of",
-        "the difference, episode by episode. `*`: pretraining has seen this label (for `occupancy`: the noise-free",
-        "picture).",
+        "the difference, episode by episode: of draws of the labelled samples, and of pretraining only as far as there",
+        "are several seeds. `*`: pretraining has seen this label (for `occupancy`: the noise-free picture).",
         "",
     ]
     return lines
@@ -117,9 +117,10 @@ def _scores(records: list[Record], arm: str, task: str) -> dict[tuple[int, int],
 
 
 def _seen(records: list[Record], arm: str) -> set[str]:
-    """Tasks whose answer an arm was trained with."""
-    mine = next(record for record in records if record["arm"] == arm)
-    return set(mine["labels_seen"] or []) | ({"occupancy"} if mine["clean_target"] else set())
+    """Tasks whose answer, or a part of it, an arm was trained with."""
+    mine = [record for record in records if record["arm"] == arm]
+    found = {r["task"] for r in mine if set(r["labels"]) & set(r["labels_seen"] or [])}
+    return found | ({"occupancy"} if any(r["clean_target"] for r in mine) else set())
 
 
 def _ordered(names: Iterable[str]) -> list[str]:

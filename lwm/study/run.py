@@ -1,18 +1,21 @@
 """``lwm study``: one command from a study's YAML to its table and pictures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lwm.console import progress, say
 from lwm.data.generation import generate
 from lwm.data.manifest import Manifest
+from lwm.data.plan import load_plan
 from lwm.data.workers import Finished, run_tasks
-from lwm.errors import ConfigError, OutputError
-from lwm.output import remove_partial, require_empty, write_json
+from lwm.errors import ConfigError, DatasetError, OutputError
+from lwm.output import file_sha256, remove_partial, require_empty, write_json
 from lwm.settings import to_plain
+from lwm.study.checks import check_data, check_jobs
 from lwm.study.job import run_job
-from lwm.study.plan import Study, load_study
+from lwm.study.plan import Job, Study, load_study
 from lwm.study.report import write_report
 
 SETTINGS = "study.json"
@@ -26,6 +29,8 @@ def study(
     sample_steps: int | None = None,
     samples: int | None = None,
     arms: list[str] | None = None,
+    k: list[int] | None = None,
+    episodes: int | None = None,
     workers: int = 2,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -38,7 +43,9 @@ def study(
         seeds: of the runs; the first is run for all arms, the others for the study's headlines.
         sample_steps: samples that pass through each run, instead of the study's.
         samples: of each data set that is generated, instead of its plan's.
-        arms: only these.
+        arms: only these, for every seed.
+        k: labelled samples a class, instead of the study's.
+        episodes: draws of them, instead of the study's.
         workers: runs at a time, each of one thread; 0 runs them here.
         resume: go on with what the folder holds.
 
@@ -46,50 +53,61 @@ def study(
         What results.json holds.
 
     Raises:
-        ConfigError: an unknown key or arm, or ``out`` was begun with another study.
+        ConfigError: an unknown key, arm, task or option, or ``out`` was begun with another study.
+        DatasetError: a data set that is there is of another plan, or lacks what the study asks of it.
         ModelError: training failed.
         OutputError: ``out`` is not empty.
     """
-    plan = _narrowed(load_study(config), sample_steps, arms)
+    given: dict[str, Any] = {"sample_steps": sample_steps, "k": None if k is None else tuple(k), "episodes": episodes}
+    plan = replace(load_study(config), **{name: value for name, value in given.items() if value is not None})
+    plan = _narrowed(plan, arms)
     folder, place, numbers = Path(out), Path(data), list(dict.fromkeys(seeds or [0]))
+    jobs = plan.jobs(folder, place, numbers)
+    check_jobs(jobs)
     require_empty(folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
-    _require_same(folder, plan)
-    _generate(plan, place, samples, workers)
-    jobs = plan.jobs(folder, place, numbers)
-    first = {(job.dataset, job.seed): number for number, job in reversed(list(enumerate(jobs)))}
-    tasks = [(job, first[job.dataset, job.seed] == number) for number, job in enumerate(jobs)]
-    done = sum(job.records.is_file() for job in jobs)
-    missing = [task for task in tasks if not task[0].records.is_file()]
-    with progress("runs", len(jobs), "runs", done=done) as bar:
-        for event in run_tasks(run_job, missing, min(workers, len(missing))):
-            if isinstance(event, Finished):
-                bar.update()
-    records = [record for job in jobs for record in json.loads(job.records.read_text())["records"]]
-    results = {"study": to_plain(plan), "seeds": numbers, "records": records}
+    _require_same(folder, plan, {})
+    hashes = _generate(plan, place, samples, workers)
+    check_data(jobs)
+    _require_same(folder, plan, hashes)
+    _run_missing(jobs, workers)
+    results = {"study": to_plain(plan), "data_sha256": hashes, "records": all_records(folder)}
     write_report(folder, plan, results)
     say(f"wrote {folder}: table.md, results.json and pictures; a model a run under {folder / 'runs'}")
     say(f"next: lwm inspect {jobs[0].folder / 'model'}")
     return results
 
 
-def _narrowed(plan: Study, sample_steps: int | None, arms: list[str] | None) -> Study:
-    from dataclasses import replace
+def all_records(folder: Path) -> list[dict[str, Any]]:
+    """What every run of a study's folder has measured, whichever call of the verb made it."""
+    files = sorted(folder.glob("runs/*/records.json")) + sorted(folder.glob("baselines/*.json"))
+    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8"))["records"]]
 
+
+def _run_missing(jobs: list[Job], workers: int) -> None:
+    """Run the jobs that have no records yet."""
+    missing = [job for job in jobs if not (job.records.is_file() and job.baselines.is_file())]
+    with progress("runs", len(jobs), "runs", done=len(jobs) - len(missing)) as bar:
+        for event in run_tasks(run_job, missing, min(workers, len(missing))):
+            if isinstance(event, Finished):
+                bar.update()
+
+
+def _narrowed(plan: Study, arms: list[str] | None) -> Study:
+    """The study with some of its arms only; they are then run for every seed."""
     unknown = sorted(set(arms or []) - set(plan.arms))
     if unknown:
         raise ConfigError(f"--arms {unknown}", f"some of {sorted(plan.arms)}")
-    if arms:
-        headlines = tuple(arm for arm in plan.headlines if arm in arms)
-        plan = replace(plan, arms={arm: plan.arms[arm] for arm in plan.arms if arm in arms}, headlines=headlines)
-    return plan if sample_steps is None else replace(plan, sample_steps=sample_steps)
+    if not arms:
+        return plan
+    return replace(plan, arms={arm: plan.arms[arm] for arm in plan.arms if arm in arms}, headlines=())
 
 
-def _require_same(folder: Path, plan: Study) -> None:
-    """Refuse to mix the runs of two studies in one folder; arms may be added."""
+def _require_same(folder: Path, plan: Study, hashes: dict[str, str]) -> None:
+    """Refuse to mix the runs of two studies, or of one study on two data sets, in one folder; arms may be added."""
     file = folder / SETTINGS
-    mine = json.loads(json.dumps(to_plain(plan)))
+    mine = json.loads(json.dumps(to_plain(plan))) | {"data_sha256": hashes}
     if file.is_file():
         try:
             begun = json.loads(file.read_text(encoding="utf-8"))
@@ -98,16 +116,36 @@ def _require_same(folder: Path, plan: Study) -> None:
         for arm, options in begun["arms"].items():
             if mine["arms"].get(arm, options) != options:
                 raise ConfigError(f"{folder} was begun with another arm {arm!r}", "the same", "use another --out")
-        fixed = set(mine) - {"arms", "headlines"}
-        differ = sorted(key for key in fixed if begun.get(key) != mine[key])
+        mine["data_sha256"] = hashes or begun["data_sha256"]
+        if not begun["data_sha256"]:
+            begun["data_sha256"] = mine["data_sha256"]
+        differ = sorted(key for key in set(mine) - {"arms", "headlines"} if begun.get(key) != mine[key])
         if differ:
             raise ConfigError(f"{folder} was begun with another {', '.join(differ)}", "the same", "use another --out")
         mine["arms"] = begun["arms"] | mine["arms"]
     write_json(file, mine)
 
 
-def _generate(plan: Study, place: Path, samples: int | None, workers: int) -> None:
-    for config in plan.data.values():
+def _generate(plan: Study, place: Path, samples: int | None, workers: int) -> dict[str, str]:
+    """Make the data sets that are not there; SHA-256 of each one's manifest by name.
+
+    Raises:
+        DatasetError: one that is there was made from another plan.
+    """
+    hashes = {}
+    for name, config in plan.data.items():
         folder = place / Path(config).stem
-        if not ((folder / "manifest.json").is_file() and Manifest.load(folder, incomplete=True).complete):
+        manifest = Manifest.load(folder, incomplete=True) if (folder / "manifest.json").is_file() else None
+        if manifest is None or not manifest.complete:
             generate(config, str(folder), samples=samples, workers=workers, resume=folder.is_dir())
+        else:
+            wanted = load_plan(config) if samples is None else load_plan(config).scaled(samples)
+            if json.loads(json.dumps(wanted.to_dict())) != manifest.plan:
+                raise DatasetError(
+                    f"{folder} was made from another plan than {config}"
+                    + (f" with --samples {samples}" if samples is not None else ""),
+                    "the same plan and number of samples",
+                    "give another --data, or delete the folder",
+                )
+        hashes[name] = file_sha256(folder / "manifest.json")
+    return hashes

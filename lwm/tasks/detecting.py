@@ -3,24 +3,22 @@
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lwm.models.novelty import NoveltyDetector, NoveltyScore, RouterView, fit_detector, router_view
+from lwm.models.novelty import NoveltyDetector, NoveltyScore, fit_detector, silence_view
+from lwm.models.router_view import Codes, RouterView, experts_of, view_dataset
 
 MOST = 4096
 """Captures of a split that are looked at, evenly spread: enough for a covariance of a few hundred features."""
 
-_BATCH = 128
 
+def fit_known(router: Any, data: Any, label: str, score: NoveltyScore) -> NoveltyDetector | None:
+    """A detector for a trained router, from the train split (means, covariance) and the validation split (p-values).
 
-def fit_known(router: Any, data: Any, experts: Tensor, label: str, score: NoveltyScore) -> NoveltyDetector | None:
-    """A detector for a trained router, from the train split (means, covariance) and the validation split (percentiles).
+    Samples without an expert, or without the label, are left out.
 
     Args:
         router: the router; left in the mode it was in.
         data: the data module of its training.
-        experts: index of the expert of each code of the label, -1 where there is none.
         label: label whose names are the experts'.
         score: which one.
 
@@ -30,24 +28,15 @@ def fit_known(router: Any, data: Any, experts: Tensor, label: str, score: Novelt
     datasets = getattr(data, "datasets", {})
     if not {"train", "validation"} <= set(datasets):
         return None
-    training = router.training
-    router.eval()
-    try:
-        seen, codes = _view(router, datasets["train"], experts, label)
-        held, _ = _view(router, datasets["validation"], experts, label)
-    finally:
-        router.train(training)
-    return fit_detector(score, router.names, seen, codes, held)
+    seen, codes = _view(router, datasets["train"], label)
+    held, _ = _view(router, datasets["validation"], label)
+    silence = silence_view(router, datasets["validation"])
+    return fit_detector(score, router.names, seen, codes, held, silence)
 
 
-def _view(router: Any, dataset: Any, experts: Tensor, label: str) -> tuple[RouterView, Any]:
+def _view(router: Any, dataset: Any, label: str) -> tuple[RouterView, Codes]:
     """What the router sees in some captures of a split, and their experts."""
-    of_sample = np.asarray(experts.cpu())[dataset.labels[label]]
+    of_sample = experts_of(dataset, router.names, label)
     known = np.flatnonzero(of_sample >= 0)
     chosen = known[np.unique(np.linspace(0, len(known) - 1, min(MOST, len(known))).astype(np.int64))]
-    views = [
-        router_view(router, dataset.batch(chosen[start : start + _BATCH])["spectrogram"].float())
-        for start in range(0, len(chosen), _BATCH)
-    ]
-    features, logits = (torch.cat(part) for part in zip(*views, strict=True))
-    return RouterView(features, logits), of_sample[chosen]
+    return view_dataset(router, dataset, chosen), of_sample[chosen]

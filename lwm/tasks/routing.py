@@ -18,6 +18,7 @@ from lwm.models.masking import generator_for
 from lwm.models.moe import MoEEncoder, require_alike
 from lwm.models.novelty import NoveltyDetector, NoveltyScore
 from lwm.models.router import Router, RouterConfig, RouterKind
+from lwm.models.router_view import experts_by_code, experts_of
 from lwm.signal.recipe import Recipe
 from lwm.tasks.augment import shifted_views
 from lwm.tasks.base import Task
@@ -119,7 +120,7 @@ class RouterTraining(Task):
         seed: int = 0,
         shape: RouterShape | None = None,
         gate: Gate | None = None,
-        novelty: NoveltyScore | Literal["none"] = "mahalanobis",
+        novelty: NoveltyScore | Literal["none"] = "energy",
     ) -> None:
         super().__init__()
         shape, gate = group_of(RouterShape, shape), group_of(Gate, gate)
@@ -195,7 +196,8 @@ class RouterTraining(Task):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
-            self.codes = self._expert_of_code(data.label_names)
+            # Its last place answers for the code -1.
+            self.codes = torch.from_numpy(experts_by_code(data.label_names, self.router.names, self.hparams["label"]))
             if stage == "fit":
                 self._say_if_uneven(data)
 
@@ -206,8 +208,7 @@ class RouterTraining(Task):
             DatasetError: a sample has no label, or one that no expert has.
         """
         label = self.hparams["label"]
-        given = batch[label]
-        found = torch.where(given < 0, -1, self.codes.to(self.device)[given])
+        found = self.codes.to(self.device)[batch[label]]
         if (found < 0).any():
             raise DatasetError(
                 f"samples with a {label} that no expert has",
@@ -260,7 +261,7 @@ class RouterTraining(Task):
         last = loop.epoch_progress.current.completed + 1 == self.trainer.max_epochs
         if score != "none" and (last or self.trainer.should_stop or loop.epoch_loop._is_training_done):
             data = getattr(self.trainer, "datamodule", None)
-            self.detector = fit_known(self.router, data, self.codes, self.hparams["label"], score)
+            self.detector = fit_known(self.router, data, self.hparams["label"], score)
 
     def on_test_epoch_end(self) -> None:
         """Log accuracy and calibration; the confusion matrix stays in ``confusion`` and in the provenance."""
@@ -319,19 +320,11 @@ class RouterTraining(Task):
         label, datasets = self.hparams["label"], getattr(data, "datasets", None)
         if not datasets or getattr(data, "balance", None) == label:
             return
-        codes = datasets["train"].labels[label]
-        of_expert = self.codes.numpy()[codes[codes >= 0]]
+        of_expert = experts_of(datasets["train"], self.router.names, label)
         counts = np.bincount(of_expert[of_expert >= 0], minlength=len(self.router.names))
         if counts.max() > _MOST_UNEVEN * counts.min():
             said = ", ".join(f"{name} {count}" for name, count in zip(self.router.names, counts, strict=True))
             say(f"the router's training data are uneven ({said}): set data.balance to {label} for even batches")
-
-    def _expert_of_code(self, label_names: dict[str, list[str]]) -> Tensor:
-        label, experts = self.hparams["label"], self.router.names
-        if label not in label_names:
-            raise DatasetError(f"no label {label!r} in the data", f"one of {sorted(label_names)}")
-        # A name without an expert may stand in the manifest as long as no selected sample has it.
-        return torch.tensor([experts.index(name) if name in experts else -1 for name in label_names[label]])
 
 
 def load_balance(logits: Tensor) -> Tensor:

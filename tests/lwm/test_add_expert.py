@@ -18,8 +18,9 @@ from lwm.errors import ConfigError, DatasetError, ModelError, OutputError, Recip
 from lwm.hub import check_model, from_pretrained, save_pretrained, weights_sha256
 from lwm.models.encoder import EncoderConfig, SpectrogramEncoder, build_encoder
 from lwm.models.moe import MoEEncoder
-from lwm.models.novelty import NoveltyScore, fit_novelty
-from lwm.models.router import Router, RouterConfig
+from lwm.models.novelty import NoveltyConfig, NoveltyDetector, NoveltyScore, fit_novelty
+from lwm.models.router import Router, RouterConfig, fit_temperature
+from lwm.models.router_view import experts_of, view_dataset
 from lwm.output import file_sha256
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe, recipe_named
@@ -36,14 +37,17 @@ def picture(name: str, rng: np.random.Generator) -> NDArray[np.float32]:
     return (np.where(on, 5.0, -30.0) + rng.normal(0, 3, (64, 64))).astype(np.float32)
 
 
-def dataset(root: Path, counts: dict[str, int], recipe: Recipe = RECIPE) -> str:
-    """``counts`` samples of each protocol in training, half of them in validation and in test."""
+def dataset(root: Path, counts: dict[str, int], recipe: Recipe = RECIPE, looks: dict[str, str] | None = None) -> str:
+    """``counts`` samples of each protocol in training, half of them in validation and in test.
+
+    ``looks``: protocols that look like another.
+    """
     rng = rng_for(0, "test", "add-expert")
     rows = [
         (name, split) for split, part in (("train", 1), ("validation", 2), ("test", 2)) for name in counts
         for _ in range(counts[name] // part)
     ]  # fmt: skip
-    pictures = np.stack([picture(name, rng) for name, _ in rows])[:, None]
+    pictures = np.stack([picture((looks or {}).get(name, name), rng) for name, _ in rows])[:, None]
     write_dataset(root, pictures, recipe, {"technology": [n for n, _ in rows]}, split=[s for _, s in rows])
     return str(root)
 
@@ -160,6 +164,39 @@ def test_mode_and_novelty_detector_know_the_new_protocol(
     new.set_detector(peer)
     torch.testing.assert_close(found, new.novelty_score(x), atol=1e-3, rtol=1e-3)
     assert from_pretrained(tmp_path / "old").detector.config.protocols == 2
+
+
+def test_temperature_is_balanced_as_the_column_is(mixture: str, newcomer: str, data: str, tmp_path: Path) -> None:
+    new = from_pretrained(add_expert(mixture, newcomer, [data], str(tmp_path / "moe")))
+    held = SpectrogramDataset(data, "validation")
+    logits, truth = view_dataset(new.router, held).logits, torch.from_numpy(experts_of(held, new.expert_names))
+    weight = 1 / torch.bincount(truth)[truth]
+    assert float(new.router.temperature) == pytest.approx(fit_temperature(logits, truth, weight), rel=1e-2)
+    assert float(new.router.temperature) != pytest.approx(fit_temperature(logits, truth), rel=2e-2)
+
+
+def test_what_is_lost_is_said(
+    mixture: str, newcomer: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A newcomer that looks like NR takes NR's captures; data without sample rates take the test for white noise."""
+    old = from_pretrained(mixture)
+    width = old.router.head.in_features
+    old.set_detector(NoveltyDetector(NoveltyConfig("energy", width, len(OLD), 10, silence=True)))
+    save_pretrained(old, tmp_path / "old")
+    alike = dataset(tmp_path / "alike", dict.fromkeys(PROTOCOLS, 16), looks={"ble": "nr"})
+    capsys.readouterr()
+    folder = add_expert(str(tmp_path / "old"), newcomer, [alike], str(tmp_path / "moe"))
+    said = capsys.readouterr().out
+    figures = json.loads((folder / "provenance.json").read_text())["validation"]
+    before, after = (figures[when]["accuracy_by_protocol"]["nr"] for when in ("before", "after"))
+    assert before - after > 0.1, "else there is nothing to say"
+    assert f"ble takes points of validation accuracy from old protocols: nr {100 * (before - after):.1f}\n" in said
+    assert "no sample rates: the new mixture's novelty detector does not test for white noise" in said
+    assert not from_pretrained(folder).detector.config.silence
+    add_expert(mixture, newcomer, [data], str(tmp_path / "apart"))
+    said = capsys.readouterr().out
+    assert "takes points" not in said
+    assert "no sample rates" not in said
 
 
 def test_the_column_is_the_optimum() -> None:

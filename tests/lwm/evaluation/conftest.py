@@ -25,9 +25,9 @@ episodes: 2
 test_per_class: 6
 test_channels: 0.4
 training:
-  finetuned: {samples: 16, batch_size: 8}
-  cnn: {samples: 16, rates: [1.0e-3], batch_size: 8}
-  resnet18: {samples: 8, batch_size: 8}
+  head: {samples: 32, rates: [1.0e-3], batch_size: 8}
+  tuned: {samples: 16, rates: [1.0e-4], batch_size: 8}
+  scratch: {samples: 16, rates: [1.0e-3], batch_size: 8}
 """
 
 

@@ -19,7 +19,7 @@ from lwm.evaluation.contestants import Contest, load_bench, selected_samples
 from lwm.evaluation.episodes import EpisodeDraw
 from lwm.evaluation.features import frozen_features, random_twin, require_encoder
 from lwm.evaluation.fewshot import fewshot, pretraining_of
-from lwm.evaluation.task import MODELS, FewShotTask, load_task
+from lwm.evaluation.task import BUDGETS, MODELS, FewShotTask, load_task
 from lwm.models.encoder import SpectrogramEncoder
 from lwm.models.moe import MoEEncoder
 from lwm.models.pooling import pool
@@ -78,9 +78,10 @@ def test_linear_models_find_what_was_planted(finished: tuple[Path, Path]) -> Non
 def test_table_and_pictures_are_written(finished: tuple[Path, Path]) -> None:
     table = (finished[1] / "table.md").read_text(encoding="utf-8")
     assert "| encoder, frozen | frozen | none (noise-free target) |" in table
-    assert table.count(" ± ") == len(MODELS) * 2 + 1  # and the title's
+    assert "| encoder, fine-tuned | finetuned (linear) | none (noise-free target) |" in table
+    assert table.split("## Paired")[0].count(" ± ") == len(MODELS) * 2 + 1  # and the title's
     assert " of 4 runs." in table
-    for name in ("curve.png", "confusion.png", "embedding.png"):
+    for name in ("curve.png", "per_snr.png", "confusion.png", "embedding.png"):
         assert (finished[1] / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -196,7 +197,8 @@ def test_mixture_of_experts_is_taken_too(data: Path, small_recipe: Recipe, encod
         router.head.weight.zero_()
         router.head.bias.copy_(torch.tensor([0.0, 1.0]))
     mixture = MoEEncoder(experts, router)  # type: ignore[arg-type]
-    task = FewShotTask(name="m", labels=("snr", "mobility"), k=(4,), episodes=1)
+    training = BUDGETS | {"tuned": replace(BUDGETS["tuned"], samples=160, rates=(1e-4,))}
+    task = FewShotTask(name="m", labels=("snr", "mobility"), k=(4,), episodes=1, training=training)
     contest, draw = contest_on(data, mixture, task)
     alone, _ = contest_on(data, experts["nr"], task)
     for mine, theirs in zip(contest.frozen, alone.frozen, strict=True):
@@ -207,8 +209,8 @@ def test_mixture_of_experts_is_taken_too(data: Path, small_recipe: Recipe, encod
 
 def test_fine_tuning_uses_no_more_blocks_than_allowed(data: Path, encoder: SpectrogramEncoder) -> None:
     task = load_task("tasks/snr_mobility")
-    one = replace(task.training["finetuned"], blocks=1, samples=8)
-    task = replace(task, where=None, k=(3,), training={"finetuned": one})
+    one = replace(task.training["tuned"], blocks=1, samples=8)
+    task = replace(task, where=None, k=(3,), training={"tuned": one})
     contest, draw = contest_on(data, encoder, task)
     assert contest.run("finetuned", draw.episode(3, 0))["chosen"]["layer"] == 0
 
@@ -244,6 +246,10 @@ def test_what_pretraining_saw(tmp_path: Path, model: Path) -> None:
     ):
         (tmp_path / "provenance.json").write_text(json.dumps(given))
         assert pretraining_of(str(tmp_path))["labels_seen"] == expected
+    for weight, used in ((0.0, False), ([0.0, 0.5], True), (1.0, True)):
+        options = {"target": "clean", "terms": {"lambda_reconstruction": weight}}
+        (tmp_path / "provenance.json").write_text(json.dumps({"task": "pretrain", "options": options}))
+        assert pretraining_of(str(tmp_path)) == {"labels_seen": [], "clean_target": used}
 
 
 def test_verb_takes_the_promised_arguments() -> None:

@@ -194,6 +194,9 @@ def test_experts_that_do_not_fit_are_refused() -> None:
     wider = SpectrogramEncoder(replace(experts()["nr"].config, width=64), RECIPE)
     with pytest.raises(ModelError, match="num_features 32 and 64"):
         MoEEncoder(experts() | {"nr": wider}, router)
+    pooled = SpectrogramEncoder(replace(experts()["nr"].config, pooling="mean"), RECIPE)
+    with pytest.raises(ModelError, match="pooling mean_spread and mean"):
+        MoEEncoder(experts() | {"nr": pooled}, router)
     with pytest.raises(ModelError, match="the same names"):
         MoEEncoder({name: one for name, one in experts().items() if name != "nr"}, router)
     with pytest.raises(ModelError, match="different names"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.distance import mahalanobis
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
@@ -16,14 +17,17 @@ from lwm.hub import check_model, from_pretrained, save_pretrained
 from lwm.models.encoder import build_encoder
 from lwm.models.moe import MoEEncoder
 from lwm.models.novelty import (
+    SILENCE_SHARE,
     NoveltyConfig,
     NoveltyDetector,
     NoveltyScore,
     class_statistics,
+    fit_detector,
     fit_novelty,
     shrunk_covariance,
 )
 from lwm.models.router import Router, RouterConfig
+from lwm.models.router_view import RouterView
 from lwm.seeding import rng_for
 from lwm.signal.recipe import recipe_named
 
@@ -94,13 +98,70 @@ def test_energy_is_minus_logsumexp() -> None:
     np.testing.assert_allclose(found.numpy(), -logsumexp(logits, axis=1), rtol=1e-5)
 
 
-def test_percentile_counts_the_less_strange() -> None:
-    held = torch.tensor([0.0, 1.0, 1.0, 2.0])
+MIDDLES = np.array([[5.0, 0.0], [-5.0, 0.0]])
+"""Of two planted protocols, whose features spread by one around them."""
+
+QUIET = np.array([0.0, -8.0])
+"""Where the features of white noise lie."""
+
+
+def around(centres: NDArray[np.float64], rng: np.random.Generator) -> RouterView:
+    """Features that spread by one; logits that tell nothing."""
+    features = torch.from_numpy(centres + rng.normal(0, 1, centres.shape)).float()
+    return RouterView(features, torch.zeros(len(features), 2))
+
+
+def silence_knowing(score: NoveltyScore, held: int) -> NoveltyDetector:
+    """Of the planted protocols, calibrated on ``held`` captures."""
+    rng = rng_for(0, "test", "silence", score, held)
+    codes = np.arange(400) % 2
+    views = [around(centres, rng) for centres in (MIDDLES[codes], MIDDLES[codes[:held]], np.tile(QUIET, (200, 1)))]
+    return fit_detector(score, ["a", "b"], views[0], codes, views[1], views[2])
+
+
+@pytest.mark.parametrize(("held", "flagged"), [(98, False), (99, True)])
+def test_noise_is_flagged_once_captures_are_enough(held: int, flagged: bool) -> None:
+    """Logits that tell nothing leave it to emptiness alone, which needs 1 / (0.2 * 0.05) - 1 captures."""
+    detector = silence_knowing("energy", held)
+    fresh = around(np.tile(QUIET, (50, 1)), rng_for(0, "test", "fresh"))
+    assert bool((detector.novelty(*fresh) >= detector.threshold(0.05)).all()) is flagged
+    assert not (detector.novelty(*around(np.tile(-QUIET, (50, 1)), rng_for(0, "test", "loud"))) > 0).any()
+    again = NoveltyDetector.from_config(detector.get_config())
+    again.load_state_dict(detector.state_dict())
+    assert torch.equal(again.novelty(*fresh), detector.novelty(*fresh))
+
+
+@pytest.mark.parametrize("held", [24, 38, 200])
+def test_what_is_strange_but_not_silent_is_flagged(held: int) -> None:
+    """At the fewest captures that a rate of 5 % can be promised from, p = 1 / 25 / 0.8 is the limit itself."""
+    detector = silence_knowing("mahalanobis", held)
+    strange = around(np.tile([0.0, 30.0], (50, 1)), rng_for(0, "test", "strange"))
+    assert (detector.emptiness(strange.features) < detector.calibration_emptiness[0]).all()
+    assert (detector.novelty(*strange) >= detector.threshold(0.05)).all()
+
+
+def naive_p(held: torch.Tensor, values: torch.Tensor) -> NDArray[np.float64]:
+    """Conformal p-values by counting."""
+    return np.array([(1 + int((held >= value).sum())) / (1 + len(held)) for value in values])
+
+
+def test_novelty_is_one_minus_the_p_value() -> None:
     detector = NoveltyDetector(NoveltyConfig("energy", 1, 1, 4))
-    detector.calibration.copy_(held)
+    detector.calibration.copy_(torch.tensor([0.0, 1.0, 1.0, 2.0]))
     scores = torch.tensor([-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 9.0])
-    p_value = [(1 + int((held >= score).sum())) / 5 for score in scores]
-    np.testing.assert_allclose(1 - detector.percentile(scores).numpy(), p_value, atol=1e-6)
+    found = detector.novelty(torch.zeros(7, 1), -scores[:, None])
+    np.testing.assert_allclose(1 - found.numpy(), naive_p(detector.calibration, scores), atol=1e-6)
+
+
+def test_both_tests_are_joined_by_a_weighted_bound() -> None:
+    detector = silence_knowing("mahalanobis", 150)
+    rng = rng_for(0, "test", "mixed")
+    mixed = around(MIDDLES[np.arange(300) % 2] + rng.normal(0, 1.2, (300, 2)), rng)
+    strange = naive_p(detector.calibration, detector.score(*mixed))
+    empty = naive_p(detector.calibration_emptiness, detector.emptiness(mixed.features))
+    parts = np.stack([np.ones(300), strange / 0.8, empty / 0.2])
+    assert set(parts.argmin(0)) == {0, 1, 2}, "else one of the three is not tested"
+    np.testing.assert_allclose(1 - detector.novelty(*mixed).numpy(), parts.min(0), atol=1e-6)
 
 
 def test_false_alarms_keep_the_promise() -> None:
@@ -111,16 +172,36 @@ def test_false_alarms_keep_the_promise() -> None:
     for _ in range(repeats):
         scores = torch.from_numpy(rng.exponential(size=n + 1).astype(np.float32))
         detector.calibration.copy_(scores[1:].sort().values)
-        alarms += int(detector.percentile(scores[:1]) >= detector.threshold(0.05))
+        alarms += int(detector.novelty(torch.zeros(1, 1), -scores[:1, None]) >= detector.threshold(0.05))
     expected = 3 / 60
     # Four standard errors of a share of 4000.
     assert abs(alarms / repeats - expected) < 4 * np.sqrt(expected * (1 - expected) / repeats)
+
+
+def test_false_alarms_keep_the_promise_with_silence() -> None:
+    """At most a by the union bound, and no less than the score spends alone, 4 / 100; over 2000 calibrations."""
+    rng, n = rng_for(0, "test", "promise", "silence"), 99
+    detector = NoveltyDetector(NoveltyConfig("mahalanobis", 2, 1, n, silence=True))
+    detector.silence.copy_(torch.tensor([[4.0, 0.0]]))
+    shares = []
+    for _ in range(2000):
+        features = torch.from_numpy(rng.normal(size=(n + 50, 2)).astype(np.float32))
+        detector.calibrate(RouterView(features[:n], torch.zeros(n, 1)))
+        novelty = detector.novelty(features[n:], torch.zeros(50, 1))
+        shares.append(float((novelty >= detector.threshold(0.05)).float().mean()))
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert 4 * error < 0.005
+    assert 0.04 - 4 * error <= np.mean(shares) <= 0.05 + 4 * error
 
 
 def test_thresholds_that_cannot_be_promised_are_refused() -> None:
     detector = NoveltyDetector(NoveltyConfig("energy", 1, 1, 18))
     with pytest.raises(ModelError, match=r"at least 0\.053"):
         detector.threshold(0.05)
+    assert SILENCE_SHARE == 0.2  # what the docstring of threshold counts with
+    assert NoveltyDetector(NoveltyConfig("energy", 1, 1, 24, silence=True)).threshold(0.05) == 0.95
+    with pytest.raises(ModelError, match=r"at least 0\.052"):
+        NoveltyDetector(NoveltyConfig("energy", 1, 1, 23, silence=True)).threshold(0.05)
     with pytest.raises(ConfigError, match="false alarm rate"):
         detector.threshold(1.5)
     wrong: NoveltyScore = "typicality"  # type: ignore[assignment]

@@ -77,6 +77,17 @@ def test_few_right_samples_do_not_promise_certainty() -> None:
         assert claimed == pytest.approx((count + 1) / (count + experts), abs=1e-3)
 
 
+def test_weights_of_samples_count_in_the_temperature() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(400, 3, generator=generator)
+    truth = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    logits[:100] *= 5  # overconfident
+    whole, part = fit_temperature(logits, truth), fit_temperature(logits[:100], truth[:100])
+    assert abs(part - whole) > 0.5
+    assert fit_temperature(logits, truth, torch.full((400,), 7.0)) == pytest.approx(whole, rel=1e-3)
+    assert fit_temperature(logits, truth, (torch.arange(400) < 100).float()) == pytest.approx(part, rel=1e-3)
+
+
 @torch.no_grad()
 def test_calibration_moves_no_choice() -> None:
     made, x = router(), pictures(32)

@@ -137,7 +137,7 @@ def test_paired_difference_is_that_of_the_paired_t_test() -> None:
 
 
 def test_table_marks_what_is_beyond_the_interval_and_what_was_seen() -> None:
-    base = {"data": "main", "k": 20, "layer": "chosen", "seed": 0, "clean_target": False}
+    base = {"data": "main", "k": 20, "layer": "chosen", "seed": 0, "clean_target": False, "labels": ["snr"]}
     records = []
     for episode in range(5):
         wobble = 0.01 * (episode % 2)
@@ -222,3 +222,28 @@ def test_a_study_runs_resumes_and_refuses_another(tmp_path: Path, capsys: pytest
     assert "sample_steps" in capsys.readouterr().err
     assert main([*words, "--resume", "--arms", "clear"]) == 2
     assert "clear" in capsys.readouterr().err
+    assert main([*words, "--resume", "--samples", "90"]) == 2
+    assert "another plan" in capsys.readouterr().err
+    # Some arms again: the table keeps the others and the baselines.
+    assert main([*words, "--resume", "--arms", "plain"]) == 0
+    kept = {(r["arm"], r["seed"]) for r in json.loads((out / "results.json").read_text())["records"]}
+    assert kept == arms
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("tasks: {main: [TASK]}", "tasks: {main: [tasks/snrr]}"), "snrr"),
+        (("{target: input", "{targett: input"), "targett"),
+    ],
+)
+def test_typos_are_found_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], said: str
+) -> None:
+    config = tmp_path / "study.yaml"
+    config.write_text(STUDY.replace(*change).replace("TASK", "tasks/snr"))
+    out, data = tmp_path / "out", tmp_path / "data"
+    assert main(["study", "--config", str(config), "--out", str(out), "--data", str(data)]) == 2
+    assert said in capsys.readouterr().err
+    assert not data.exists()
+    assert not out.exists()

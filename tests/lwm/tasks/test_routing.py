@@ -29,7 +29,7 @@ def experts(tmp_path: Path) -> list[str]:
 
 
 def test_router_learns_and_exports_a_mixture(
-    toy: Any, quiet: dict[str, Any], experts: list[str], tmp_path: Path
+    toy: Any, quiet: dict[str, Any], experts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pl.seed_everything(0, verbose=False)
     data, task = toy(16), RouterTraining(experts, augment=False)
@@ -42,6 +42,8 @@ def test_router_learns_and_exports_a_mixture(
     kept = torch.load(tmp_path / "router.ckpt", weights_only=True)
     assert all(name.startswith("router.") for name in kept["state_dict"])
     mixture = from_pretrained(export(str(tmp_path / "router.ckpt"), str(tmp_path / "moe")))
+    # The toy data have no splits to fit a detector on.
+    assert "router.ckpt has no novelty detector" in capsys.readouterr().out
     assert check_model(tmp_path / "moe") == []
     batch = data.batch()
     chosen = [mixture.expert_names[i] for i in mixture.route(batch["spectrogram"]).argmax(1)]

@@ -1,0 +1,1 @@
+"""How a contestant of a few-shot table uses its labels: one module a family of regimes."""
