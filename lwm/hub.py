@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from lwm import __version__
-from lwm.errors import LWMError, ModelError
+from lwm.errors import ModelError
 from lwm.hub_check import check_model, deviation, golden_input, golden_output
 from lwm.hub_config import (
     FORMAT_VERSION,
     GOLDEN_TOLERANCE,
     LEAST_BFLOAT16,
+    TRANSFORMERS_KEYS,
+    build_checked,
     read_config,
     read_recipe,
-    require_sane_tables,
 )
 from lwm.hub_files import require_plain
 from lwm.hub_remote import locate, upload
@@ -125,8 +126,7 @@ def write_folder(model: HubModel, folder: Path, name: str, provenance: dict[str,
         "golden_tolerance": tolerance,
     }
     if hasattr(model, "forward_features"):
-        # What transformers looks up, so that `lwm.hf` reads the same folder.
-        config |= {"model_type": "lwm_encoder", "architectures": ["LWMModel"]}
+        config |= TRANSFORMERS_KEYS
     record = {"lwm_version": __version__} | (provenance or {})
     require_plain(config, "the model's config")
     require_plain(record, "provenance")
@@ -166,20 +166,10 @@ def from_pretrained(
     """
     folder = locate(folder_or_hub_id, revision)
     config, recipe = read_config(folder), read_recipe(folder)
-    where = f"{folder / 'config.json'}"
-    require_sane_tables(config["model"], recipe, where)
-    kind = load(MODELS, config["type"])
+    where, kind = str(folder / "config.json"), load(MODELS, config["type"])
 
     def build() -> Any:
-        try:
-            return kind.from_config(config["model"], recipe, **options)
-        except LWMError:
-            raise
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-            said = f"{type(error).__name__}: {error}"
-            raise ModelError(
-                f"{where} describes no {config['type']} ({said:.300})", "a config that LWM wrote"
-            ) from error
+        return build_checked(kind, config["model"], recipe, where, **options)
 
     return load_model(build, folder, WEIGHTS, config["shared"], mapped).to(device).eval()
 

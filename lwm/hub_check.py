@@ -17,6 +17,8 @@ from lwm.signal.recipe import Recipe
 
 ONNX = "model.onnx"
 _CARD = "README.md"
+_OF_THE_HUB = {".gitattributes", ".huggingface", ".cache"}
+"""Hidden names that the hub and its client leave in a folder."""
 _LARGEST_OUTPUT = 64 * 2**20
 """Bytes; leaves room for a language model's next-token logits."""
 
@@ -27,18 +29,20 @@ def check_model(folder: str | Path) -> list[str]:
     """Problems of a model folder, one line each; empty when it is sound.
 
     Compares every recorded SHA-256, loads strictly and replays the golden input in float32, in bfloat16 and, where
-    the folder holds an ONNX graph, with onnxruntime; each has its own stated tolerance.
+    the folder holds an ONNX graph, with onnxruntime; each has its own stated tolerance. A graph that is not listed, or
+    was changed, is pointed out and never opened.
     """
     folder = Path(folder)
     try:
         recorded = read_json(folder, "provenance.json", finite=False).get("files")
         if not isinstance(recorded, dict):
             raise ModelError(f"{folder / 'provenance.json'} lists no files", "their SHA-256 by name")
-        problems = list(_file_problems(folder, recorded))
+        found = {name: _changed(folder, name, expected) for name, expected in recorded.items()}
+        problems = list(_file_problems(folder, found))
     except LWMError as error:
         return [str(error)]
     try:
-        problems += _replay_problems(folder)
+        problems += _replay_problems(folder, graph=ONNX in found and found[ONNX] is None)
     except LWMError as error:
         problems.append(str(error))
     return problems
@@ -70,31 +74,35 @@ def deviation(found: Array, expected: Array) -> float:
     return off if np.isfinite(off) else float("inf")
 
 
-def _file_problems(folder: Path, recorded: dict[str, Any]) -> Iterator[str]:
+def _file_problems(folder: Path, recorded: dict[str, str | None]) -> Iterator[str]:
     from lwm.hub import CHECKED_FILES
 
     for name in CHECKED_FILES:
         if name not in recorded:
             yield f"{folder / name} is not in provenance.json"
-    for name, expected in recorded.items():
-        try:
-            path = file_in(folder, name)
-        except ModelError as error:
-            yield str(error)
-            continue
-        if file_sha256(path) != expected:
-            yield f"{path} was changed since it was written (SHA-256 differs); copy the folder again"
+    yield from filter(None, recorded.values())
     if (folder / _CARD).is_symlink() or (folder / _CARD).exists():
         try:
             file_in(folder, _CARD)
         except ModelError as error:
             yield str(error)
     for path in sorted(folder.iterdir()):
-        if path.name not in {*recorded, "provenance.json", _CARD} and not path.name.startswith("."):
+        if path.name not in {*recorded, "provenance.json", _CARD, *_OF_THE_HUB}:
             yield f"{path} is not listed in provenance.json; it is no part of the model, remove it"
 
 
-def _replay_problems(folder: Path) -> Iterator[str]:
+def _changed(folder: Path, name: Any, expected: Any) -> str | None:
+    """What is wrong with a recorded file; None when it has its hash."""
+    try:
+        path = file_in(folder, name)
+    except ModelError as error:
+        return str(error)
+    if file_sha256(path) != expected:
+        return f"{path} was changed since it was written (SHA-256 differs); copy the folder again"
+    return None
+
+
+def _replay_problems(folder: Path, graph: bool) -> Iterator[str]:
     from lwm.hub import from_pretrained
 
     config, recipe, path = read_config(folder), read_recipe(folder), folder / "golden.npz"
@@ -112,7 +120,7 @@ def _replay_problems(folder: Path) -> Iterator[str]:
         off = deviation(found, expected)
         if not off <= most:
             yield f"{path}: the model's output in {kind} is off by {off:.2g} of its range; expected at most {most:g}"
-    if (folder / ONNX).exists():
+    if graph:
         from lwm.export_onnx import compare_onnx
 
         compare_onnx(folder, ONNX, model, given)

@@ -81,12 +81,8 @@ def load_model(build: Callable[[], Any], folder: Path, name: str, shared: Mappin
     """
     path = file_in(folder, name)
     with _opened(path) as kept:
-        found: Shapes = {key: tuple(kept.get_slice(key).get_shape()) for key in kept.keys()}  # noqa: SIM118
-        found |= {alias: found[same] for alias, same in shared.items() if same in found}
-        with torch.device("meta"), _Budget(path, len(found)):
-            model = build()
+        model = _outline(build, kept, path, shared)
         tied = _tied(model)
-        _require_shapes({key: tuple(value.shape) for key, value in model.state_dict().items()}, found, str(path))
         if any(value.is_meta for value in _unsaved(model)):
             # Tables that no file holds were made without memory too. The sizes are known to be sound by now.
             with _parameters_on_meta():
@@ -101,6 +97,41 @@ def load_model(build: Callable[[], Any], folder: Path, name: str, shared: Mappin
     return model
 
 
+def require_fit(build: Callable[[], Any], folder: Path, name: str, shared: Mapping[str, str]) -> Any:
+    """The model without memory (on ``meta``), after it was compared with what a safetensors file declares.
+
+    Args:
+        build, folder, name, shared: see :func:`load_model`.
+
+    Raises:
+        ModelError: see :func:`load_model`; no weight's value is looked at.
+    """
+    path = file_in(folder, name)
+    with _opened(path) as kept:
+        return _outline(build, kept, path, shared)
+
+
+def require_finite_file(path: Path) -> None:
+    """Raise ModelError naming the first weight of a safetensors file that holds NaN or infinity; one at a time."""
+    with _opened(path) as kept:
+        for key in kept.keys():  # noqa: SIM118 -- no mapping
+            require_finite({key: kept.get_tensor(key)}, f"{path}: weight", "do not use this folder")
+
+
+def _outline(build: Callable[[], Any], kept: Any, path: Path, shared: Mapping[str, str]) -> Any:
+    parts = {key: kept.get_slice(key) for key in kept.keys()}  # noqa: SIM118 -- no mapping
+    parts |= {alias: parts[same] for alias, same in shared.items() if same in parts}
+    said = f"{path} has {path.stat().st_size} in {len(parts)}"
+    most = _SLACK_FACTOR * path.stat().st_size + _SLACK_BYTES, _SLACK_FACTOR * len(parts) + _SLACK_TENSORS
+    with torch.device("meta"), Budget(*most, said):
+        model = build()
+    own = model.state_dict()
+    _require_shapes(_shapes(own), {key: tuple(part.get_shape()) for key, part in parts.items()}, str(path))
+    floating = {key: part.get_dtype().startswith(("F", "BF")) for key, part in parts.items()}
+    _require_kinds(own, floating, str(path))
+    return model
+
+
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load ``weights``, or raise ModelError listing missing, unexpected and misshapen keys.
 
@@ -108,9 +139,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str) 
     """
     own = model.state_dict()
     _require_shapes(_shapes(own), _shapes(weights), source)
-    wrong = [key for key, value in weights.items() if value.is_floating_point() != own[key].is_floating_point()]
-    if wrong:
-        raise ModelError(f"{source} does not fit the model: {_shortened(wrong)} of another type", "the model's types")
+    _require_kinds(own, {key: value.is_floating_point() for key, value in weights.items()}, source)
     given = {key: value.to(own[key].dtype) for key, value in weights.items()}
     model.load_state_dict(given, strict=True, assign=any(value.is_meta for value in own.values()))
 
@@ -127,6 +156,12 @@ def _require_shapes(own: Shapes, found: Shapes, source: str) -> None:
     wrong = [f"{what} {_shortened(keys)}" for what, keys in said.items() if keys]
     if wrong:
         raise ModelError(f"{source} does not fit the model: {', '.join(wrong)}", "exactly the model's keys and shapes")
+
+
+def _require_kinds(own: Mapping[str, Tensor], floating: Mapping[str, bool], source: str) -> None:
+    wrong = [key for key, value in floating.items() if value != own[key].is_floating_point()]
+    if wrong:
+        raise ModelError(f"{source} does not fit the model: {_shortened(wrong)} of another type", "the model's types")
 
 
 def _shortened(keys: list[str], most: int = 8) -> str:
@@ -152,12 +187,18 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ModelError(f"{path} cannot be read ({error})", "a safetensors file", "copy the folder again") from error
 
 
-class _Budget(TorchDispatchMode):
-    """Refuses a model that asks for far more memory than the file of its weights has, while it is being built."""
+class Budget(TorchDispatchMode):
+    """Refuses a model that asks for more memory than it may, while it is being built.
 
-    def __init__(self, path: Path, count: int) -> None:
+    Args:
+        size: bytes.
+        count: tensors.
+        said: what the limits come from.
+    """
+
+    def __init__(self, size: int, count: int, said: str) -> None:
         super().__init__()
-        self.path, self.size, self.count = path, path.stat().st_size, count
+        self.size, self.count, self.said = size, count, said
         self.used, self.made = 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,11 +206,9 @@ class _Budget(TorchDispatchMode):
         if isinstance(made, Tensor) and not any(isinstance(arg, Tensor) for arg in args):
             self.used += made.numel() * made.element_size()
             self.made += 1
-            too_large = self.used > _SLACK_FACTOR * self.size + _SLACK_BYTES
-            if too_large or self.made > _SLACK_FACTOR * self.count + _SLACK_TENSORS:
+            if self.used > self.size or self.made > self.count:
                 raise ModelError(
-                    f"config.json asks for a model of {self.used} bytes in {self.made} tensors or more,"
-                    f" {self.path} has {self.size} in {self.count}",
+                    f"config.json asks for a model of {self.used} bytes in {self.made} tensors or more, {self.said}",
                     "a config of these weights",
                     "do not use this folder; ask its author for a whole one",
                 )

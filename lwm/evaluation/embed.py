@@ -101,6 +101,8 @@ def _settings(encoder: Any, rows: Rows) -> dict[str, Any]:
     return {
         "lwm_version": __version__,
         "weights": weights_sha256(encoder),
+        # The same weights give other vectors with other heads, or another way of mixing experts.
+        "model": {"type": encoder.model_type, "config": encoder.get_config()},
         "recipe": encoder.recipe.identity,
         "pooling": POOLING,
         "count": rows.count,

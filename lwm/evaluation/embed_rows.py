@@ -116,8 +116,8 @@ class RecordingRows:
                     yield source, windows
 
     def settings(self) -> dict[str, Any]:
-        """The recordings with their sizes, and how they are opened and cut."""
-        files = [[str(source.path), _bytes(source.path)] for source in self.sources]
+        """The recordings with sizes and times of their last change, and how they are opened and cut."""
+        files = [[str(source.path), *_stamps(source.path)] for source in self.sources]
         labels = [[source.labels, source.spans] for source in self.sources]
         how = {name: value for name, value in asdict(self.reading).items() if name != "recipe"}
         return {"data": f"{len(files)} recordings", "files": files, "labels": labels, **how}
@@ -204,8 +204,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
-def _bytes(path: Path) -> int | None:
-    """Size of a recording's file; of a SigMF recording that of its samples."""
-    data = path.with_suffix(".sigmf-data")
-    found = data if data.is_file() else path
-    return found.stat().st_size if found.is_file() else None
+def _stamps(path: Path) -> list[list[int]]:
+    """Bytes and time of the last change (ns) of a recording's file; of a SigMF recording also those of its samples."""
+    files = dict.fromkeys([path, path.with_suffix(".sigmf-data")])
+    return [[found.st_size, found.st_mtime_ns] for found in (each.stat() for each in files if each.is_file())]

@@ -1,5 +1,8 @@
 """A model folder's config as ``transformers`` wants it."""
 
+import json
+from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,13 +12,22 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file
 
 from lwm.errors import ModelError
-from lwm.hub import FORMAT_VERSION, MODELS, read_config, read_recipe
-from lwm.hub_config import require_sane_tables
+from lwm.hub import FORMAT_VERSION, MODELS, WEIGHTS, read_config, read_recipe
+from lwm.hub_config import TRANSFORMERS_KEYS, build_checked, checked_recipe, require_inert
+from lwm.hub_weights import Budget, require_fit
 from lwm.registry import load
 from lwm.signal.recipe import Recipe
 
 HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 """Arguments of ``from_pretrained`` that say where a file is fetched from."""
+
+_CHOSEN = ("attn_implementation", "experts_implementation")
+_KNOWN = {*TRANSFORMERS_KEYS, "golden_tolerance", "_name_or_path", "output_attentions"}
+"""Keys of a config that are no fields of it: those of a model folder, and what ``transformers`` writes."""
+
+# What a config may ask for whose weights are not there to be compared with: on torch's meta device, where neither takes
+# memory, only time. The largest mixture of eight experts of 24 blocks makes some 3000 tensors.
+_UNSEEN = (2**40, 8192, "and no weights are there to compare it with")
 
 
 class LWMConfig(PreTrainedConfig):
@@ -57,21 +69,13 @@ class LWMConfig(PreTrainedConfig):
     head_features: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # No attention of transformers is ours; other models that set their own kind on their towers may go on so.
+        chosen = {key: value for key, value in kwargs.items() if key in _CHOSEN and "/" not in str(value)}
+        require_inert({key: value for key, value in kwargs.items() if key not in chosen}, "a config")
         super().__post_init__(**kwargs)
         if self.model is not None and self.recipe is not None:
-            with torch.device("meta"):
-                self._describe(build(self))
-
-    def _describe(self, encoder: Any) -> None:
-        rows, columns = encoder.grid_size
-        height, width = encoder.recipe.size
-        self.hidden_size = int(encoder.num_features)
-        self.num_hidden_layers = int(encoder.depth)
-        self.num_channels = int(encoder.in_chans)
-        self.image_size = [height, width]
-        self.patch_size = [height // rows, width // columns]
-        self.grid_size = [rows, columns]
-        self.head_features = int(encoder.head_features)
+            for name, value in _described(self).items():
+                setattr(self, name, value)
 
     @property
     def sequence_length(self) -> int:
@@ -86,7 +90,7 @@ class LWMConfig(PreTrainedConfig):
             raise ModelError(
                 "a config without its recipe", "config.json and recipe.json of one model folder", "download both"
             )
-        return Recipe.from_dict(self.recipe)
+        return checked_recipe(self.recipe, "a config's recipe")
 
     @classmethod
     def of(cls, encoder: Any) -> Self:
@@ -99,34 +103,108 @@ class LWMConfig(PreTrainedConfig):
     ) -> Any:
         """Config of a model folder or an id on the hub; arguments are ``transformers``' own."""
         options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        return cls.from_dict(folder_config(model_folder(pretrained_model_name_or_path, options)), **kwargs)
+        folder = model_folder(pretrained_model_name_or_path, options)
+        found = folder_config(folder)
+        require_fit_once(found, folder)
+        return cls.from_dict(found, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Config of a dict; one that names the folder it is of gets its recipe from there."""
+        """Config of a dict; one that names the model folder it is of is read from there.
+
+        Raises:
+            ModelError: a key that no config of ours has, or see :func:`folder_config`.
+        """
         name = kwargs.get("name_or_path")
-        if config_dict.get("recipe") is None and name and Path(name).is_dir():
-            config_dict = config_dict | folder_config(Path(name))
-        return super().from_dict(config_dict, **kwargs)
+        if name and (Path(name) / "recipe.json").is_file():
+            found = folder_config(Path(name))
+            require_fit_once(found, Path(name))
+        else:
+            found = dict(config_dict)
+        strange = sorted(found.keys() - _KNOWN - {each.name for each in fields(cls)})
+        if strange:
+            raise ModelError(f"a config with unknown keys {strange[:8]}", "one that LWM wrote", "do not use it")
+        return super().from_dict(found, **kwargs)
 
 
 def build(config: LWMConfig) -> nn.Module:
     """The encoder or mixture of a config, with fresh weights on the current device.
 
     Raises:
-        ModelError: the type is none that makes tokens of pictures.
+        ModelError: the type is none that makes tokens of pictures, or cannot be built so.
     """
-    recipe = config.require_recipe()
-    if config.type is None or config.model is None:
+    return _build(config.type, config.format_version, config.model, config.require_recipe())
+
+
+def _build(kind: Any, version: Any, model: Any, recipe: Recipe) -> nn.Module:
+    if not isinstance(kind, str) or not isinstance(model, dict):
         raise ModelError("a config that names no model", "type and model, as config.json of a model folder")
-    if config.format_version > FORMAT_VERSION:
-        raise ModelError(f"a config of format_version {config.format_version}", f"{FORMAT_VERSION}", "update LWM")
-    require_sane_tables(config.model, recipe, "a config")
-    kind = load(MODELS, config.type)
-    if not hasattr(kind, "forward_features"):
-        raise ModelError(f"a model of type {config.type!r}", "an encoder or a mixture of experts")
-    encoder: nn.Module = kind.from_config(config.model, recipe)
+    if type(version) is not int or version > FORMAT_VERSION:
+        raise ModelError(f"a config of format_version {version!r:.40}", f"{FORMAT_VERSION}", "update LWM")
+    found = load(MODELS, kind)
+    if not hasattr(found, "forward_features"):
+        raise ModelError(f"a model of type {kind!r}", "an encoder or a mixture of experts")
+    encoder: nn.Module = build_checked(found, model, recipe, "a config")
     return encoder
+
+
+_DESCRIBED: dict[str, dict[str, Any]] = {}
+"""Shapes by what a model is built of, so that each is built to be looked at only once."""
+
+
+def _described(config: LWMConfig) -> dict[str, Any]:
+    """Fields that follow from the others."""
+    key = _key(config.type, config.format_version, config.model, config.recipe)
+    if key not in _DESCRIBED:
+        with torch.device("meta"), Budget(*_UNSEEN):
+            _describe(key, build(config))
+    return _DESCRIBED[key]
+
+
+def _key(*parts: Any) -> str:
+    return json.dumps(parts, sort_keys=True, default=repr)
+
+
+def _describe(key: str, encoder: Any) -> None:
+    rows, columns = encoder.grid_size
+    height, width = encoder.recipe.size
+    if len(_DESCRIBED) >= 64:
+        _DESCRIBED.clear()
+    _DESCRIBED[key] = {
+        "hidden_size": int(encoder.num_features),
+        "num_hidden_layers": int(encoder.depth),
+        "num_channels": int(encoder.in_chans),
+        "image_size": [height, width],
+        "patch_size": [height // rows, width // columns],
+        "grid_size": [rows, columns],
+        "head_features": int(encoder.head_features),
+    }
+
+
+def require_fit_once(config: dict[str, Any], folder: Path) -> None:
+    """Compare names, shapes and types before any weight gets memory: a config may ask for any amount of it.
+
+    Does nothing where the folder has no weights, and nothing twice for the same file and config.
+
+    Raises:
+        ModelError: missing, unexpected, misshapen or mistyped keys, far more memory asked for than the file has, or no
+            safetensors file.
+    """
+    path = folder / WEIGHTS
+    if path.exists():
+        found = path.stat()
+        parts = [config.get(name) for name in ("type", "format_version", "model", "recipe")]
+        _require_fit(
+            json.dumps(parts), json.dumps(config.get("shared") or {}), folder, found.st_size, found.st_mtime_ns
+        )
+
+
+@lru_cache(maxsize=16)
+def _require_fit(parts: str, shared: str, folder: Path, size: int, changed: int) -> None:
+    kind, version, model, plain = json.loads(parts)
+    recipe = checked_recipe(plain, str(folder / "recipe.json"))
+    encoder = require_fit(lambda: _build(kind, version, model, recipe), folder, WEIGHTS, json.loads(shared))
+    _describe(_key(kind, version, model, plain), encoder)
 
 
 def model_folder(name: Any, options: dict[str, Any], files: tuple[str, ...] = ()) -> Path:

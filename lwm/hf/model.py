@@ -12,8 +12,10 @@ from transformers.initialization import copy_
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lwm.errors import ConfigError, ModelError
-from lwm.hf.config import HUB_OPTIONS, LWMConfig, build, folder_config, model_folder
-from lwm.hub import WEIGHTS, load_strictly, save_pretrained
+from lwm.hf.config import HUB_OPTIONS, LWMConfig, build, folder_config, model_folder, require_fit_once
+from lwm.hub import WEIGHTS, save_pretrained
+from lwm.hub_files import file_in
+from lwm.hub_weights import require_finite_file
 
 _INNER = "encoder"
 
@@ -93,7 +95,8 @@ class LWMModel(PreTrainedModel):
             [B, head_features]``; ``hidden_states``: one ``[B, L, D]`` a block, after the final norm, so that the last
             is ``last_hidden_state``. There is no entry for the embedded patches.
         """
-        pictures = pixel_values.to(self.dtype)
+        # The encoder normalises before it casts to its weights' type: bfloat16 keeps 0.25 dB of -70 dB.
+        pictures = pixel_values.float()
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         if wanted is False or wanted is None or self._only_last(wanted):
             tokens = self.encoder.forward_features(pictures)
@@ -142,16 +145,25 @@ class LWMModel(PreTrainedModel):
         """Load a model folder or an id on the hub; the arguments are ``transformers``' own.
 
         Raises:
-            ModelError: the weights do not fit: missing, unexpected and misshapen keys are listed; or no encoder.
+            ModelError: the weights do not fit: missing, unexpected and misshapen keys are listed; one is not finite;
+                or no encoder.
+            ConfigError: an option that names other files of the folder.
             OSError: no such folder and no such id.
         """
         options = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        others = [name for name in _OTHER_FILES if kwargs.get(name) is not None]
+        if others:
+            raise ConfigError(f"from_pretrained with {others}", f"weights in {WEIGHTS}", "leave it out")
         folder = model_folder(pretrained_model_name_or_path, options, (WEIGHTS,))
         if not isinstance(config, LWMConfig):
             config = LWMConfig.from_pretrained(folder)
         elif config.recipe is None:
             config = LWMConfig(**(config.to_dict() | folder_config(folder)))
-        _require_fit(config, folder / WEIGHTS)
+        if (folder / _ADAPTER).exists():
+            raise ModelError(f"{folder / _ADAPTER}, which names other weights", "a model folder", "remove it")
+        weights = file_in(folder, WEIGHTS)
+        require_fit_once(config.to_dict(), folder)
+        require_finite_file(weights)
         # Never a pickle, whatever else lies in the folder.
         kwargs["use_safetensors"] = True
         # From the very files that were compared.
@@ -184,26 +196,10 @@ class LWMModel(PreTrainedModel):
             save_pretrained(encoder, folder, provenance, overwrite=ours)
 
 
+_ADAPTER = "adapter_config.json"
+
+_OTHER_FILES = ("variant", "gguf_file", "state_dict")
+"""Options of ``from_pretrained`` that give weights which were not looked at."""
+
 _HARMLESS = ("max_shard_size", "safe_serialization", "save_peft_format", "save_original_format")
 """Options of ``save_pretrained`` that change nothing about a model of one file."""
-
-
-def _require_fit(config: LWMConfig, path: Path) -> None:
-    """Compare names and shapes before any weight gets memory: a config may ask for any amount of it.
-
-    Raises:
-        ModelError: missing, unexpected or misshapen keys, or no safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as kept:
-            shapes = {name: kept.get_slice(name).get_shape() for name in kept.keys()}  # noqa: SIM118 -- no mapping
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read ({error})", "a safetensors file", "copy the folder again") from error
-    with torch.device("meta"):
-        blank = {name: torch.empty(shape) for name, shape in shapes.items()}
-        for alias, same in (config.shared or {}).items():
-            if same in blank:
-                blank[alias] = blank[same]
-        load_strictly(build(config), blank, str(path))

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from lwm.errors import ConfigError
+from lwm.hub_config import require_inert
 
 LLM_SIZES: dict[str, dict[str, Any]] = {
     "test": {
@@ -45,6 +46,7 @@ def build_llm(name_or_config: str | dict[str, Any], vocab_size: int) -> nn.Modul
 
     Raises:
         ConfigError: no such name, or not the config of a causal language model.
+        ModelError: the config names code to fetch, or absurd numbers of layers.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -54,6 +56,7 @@ def build_llm(name_or_config: str | dict[str, Any], vocab_size: int) -> nn.Modul
         plain = _COMMON | LLM_SIZES[name_or_config]
     else:
         plain = dict(name_or_config)
+        require_inert(plain, "language model config")
     kind = plain.pop("model_type", None)
     try:
         # No token of the family's own tokenizer (Qwen2's begin and end numbers, say) may end or begin a text here.

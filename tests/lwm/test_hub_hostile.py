@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from lwm import hub_files
 from lwm.errors import LWMError, ModelError
 from lwm.hub import CHECKED_FILES, WEIGHTS, check_model, from_pretrained, save_pretrained
+from lwm.hub_check import ONNX
 from lwm.models.encoder import SpectrogramEncoder, build_encoder
 from lwm.output import file_sha256
 from lwm.signal.recipe import recipe_named
@@ -335,6 +336,46 @@ def test_weights_of_another_kind_of_number(folder: Path) -> None:
     save_file(weights, folder / WEIGHTS)
     accept(folder)
     refused(folder, "of another type")
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "auto_map", "transformers_weights", "num_labels", "recipe"])
+def test_config_with_keys_that_are_for_others(folder: Path, key: str) -> None:
+    edit(folder / "config.json", lambda config: config.update({key: "someone/kernel"}))
+    accept(folder)
+    refused(folder, rf"unknown keys \['{key}'\]")
+
+
+def test_config_that_sends_transformers_elsewhere(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(model_type="llava"))
+    accept(folder)
+    refused(folder, "tells transformers")
+
+
+@pytest.mark.parametrize("listed", [None, "0" * 64], ids=["not listed", "another hash"])
+def test_graph_that_nobody_vouches_for_is_never_opened(
+    folder: Path, listed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr("lwm.export_onnx.compare_onnx", lambda *given: opened.append(given))
+    (folder / ONNX).write_bytes(b"graph")
+    if listed:
+        edit(folder / "provenance.json", lambda record: record["files"].update({ONNX: listed}))
+    (problem,) = check_model(folder)
+    assert ("was changed" if listed else "is not listed") in problem
+    assert opened == []
+    edit(folder / "provenance.json", lambda record: record["files"].update({ONNX: file_sha256(folder / ONNX)}))
+    assert check_model(folder) == []
+    assert len(opened) == 1
+
+
+def test_hidden_files_are_pointed_out_but_the_hubs(folder: Path) -> None:
+    for name in (".gitattributes", ".huggingface"):
+        (folder / name).write_text("")
+    (folder / ".cache").mkdir()
+    assert check_model(folder) == []
+    (folder / ".payload.py").write_text("")
+    (problem,) = check_model(folder)
+    assert ".payload.py is not listed" in problem
 
 
 def test_card_with_recursive_yaml_is_never_parsed(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """``lwm embed``: rows are the encoder's output, labels, times and records beside them; interrupted runs go on."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,10 +12,11 @@ import torch
 
 from lwm.cli import main
 from lwm.data.dataset import SpectrogramDataset
-from lwm.data.ingest import ingest
+from lwm.data.ingest import Reading, ingest
 from lwm.errors import CaptureError, ConfigError, OutputError, RecipeMismatch
 from lwm.evaluation import embed as module
 from lwm.evaluation.embed import embed
+from lwm.hub import from_pretrained
 from lwm.models.encoder import SpectrogramEncoder
 from lwm.models.pooling import pool
 from lwm.seeding import rng_for
@@ -151,6 +154,24 @@ def test_going_on_with_other_settings_is_refused(
     monkeypatch.undo()
     with h5py.File(embed(str(model), str(recordings), out, hop=0.008, overwrite=True)) as found:
         assert np.allclose(np.diff(found["time"][:5]), 0.008)
+
+
+def test_what_the_rows_depend_on(model: Path, recordings: Path) -> None:
+    """Another way of pooling or of routing with the same weights, and a file changed without another size."""
+    encoder = from_pretrained(model)
+    rows = module._rows([str(recordings)], Reading("iq", encoder.recipe, *[None] * 6))
+    before = json.loads(json.dumps(module._settings(encoder, rows)))
+    assert json.loads(json.dumps(module._settings(from_pretrained(model), rows))) == before
+    encoder.config = replace(encoder.config, heads=1 if encoder.config.heads > 1 else 2)
+    changed = module._settings(encoder, rows)
+    assert changed["weights"] == before["weights"]
+    assert changed["model"] != before["model"]
+    samples = recordings / "busy" / "busy.sigmf-data"
+    size, stamp = samples.stat().st_size, samples.stat().st_mtime_ns
+    samples.write_bytes(bytes(size))
+    os.utime(samples, ns=(stamp, stamp + 1_000_000_000))
+    later = json.loads(json.dumps(module._settings(from_pretrained(model), rows)))
+    assert {key for key in before if later[key] != before[key]} == {"files"}
 
 
 def test_recordings_give_what_their_data_set_gives(tmp_path: Path, model: Path, recordings: Path) -> None:

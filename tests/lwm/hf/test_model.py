@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel
 import lwm
 from lwm.errors import ConfigError, ModelError, OutputError
 from lwm.hf import LWMConfig, LWMModel, LWMProcessor
-from lwm.models.encoder import SpectrogramEncoder
+from lwm.models.encoder import SpectrogramEncoder, patchify
 from lwm.models.moe import MoEEncoder
 
 TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -76,6 +76,22 @@ def test_half_precisions_keep_their_statistics_and_their_tolerance(pair: tuple[A
     )
     off = model(x).last_hidden_state.float() - ours.forward_features(x)[:, ours.num_prefix_tokens :]
     assert 0 < off.abs().mean() < TOLERANCE[dtype]
+
+
+@torch.no_grad()
+def test_pictures_are_normalised_before_they_are_rounded(encoder: SpectrogramEncoder, folder: Path) -> None:
+    """bfloat16 has steps of 0.5 dB between 64 and 128 dB, and of 1/128 where it is normalised."""
+    model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
+    model.encoder.mean.fill_(-70.0)
+    model.encoder.std.fill_(6.0)
+    x = torch.randn(2, 1, *encoder.recipe.size, generator=torch.Generator().manual_seed(0)) * 6 - 70
+    seen: list[torch.Tensor] = []
+    model.encoder.patch_embed.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model(x)
+    exact, rounded_first = (patchify((each + 70) / 6, 8) for each in (x, x.bfloat16().float()))
+    assert torch.equal(seen[0], exact.bfloat16())
+    off, off_before = ((each.float() - exact).abs().mean() for each in (seen[0], rounded_first))
+    assert off < 0.1 * off_before
 
 
 @torch.no_grad()
@@ -157,7 +173,7 @@ def test_weights_that_do_not_fit_are_refused(change: str, folder: Path, tmp_path
         config = json.loads((broken / "config.json").read_text())
         config["model"]["width"] = 2**20
         (broken / "config.json").write_text(json.dumps(config))
-    expected = {"pickle": "cannot be read", "huge": "misshapen|numbers in a table"}.get(change, change)
+    expected = {"pickle": "is a pickle", "huge": "asks for a model of|numbers in a table"}.get(change, change)
     with pytest.raises(ModelError, match=expected):
         AutoModel.from_pretrained(broken)
 
