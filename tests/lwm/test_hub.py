@@ -231,6 +231,10 @@ def test_push_and_load_again(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (folder / ".env").write_text("my password")  # lies about in many folders; never sent
+    with pytest.raises(ModelError, match=r"\.env is not listed"):
+        hub.push_to_hub(folder, "me/lte", private=True)
+    assert not Hub.kept
+    (folder / ".env").unlink()
     assert hub.push_to_hub(folder, "me/lte", private=True) == "https://hub/me/lte"
     assert set(Hub.kept["me/lte"]) == {*hub.CHECKED_FILES, "provenance.json", "README.md"}
     torch.testing.assert_close(from_pretrained("me/lte").state_dict(), expert().state_dict())
