@@ -175,8 +175,9 @@ def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as handle:
-        start = handle.read(4)
-    if start[:1] == b"\x80" or start == b"PK\x03\x04":
+        start = handle.read(9)
+    # A header begins with its length, whose first byte may be a pickle's 0x80 too, and goes on with a brace.
+    if start[8:] != b"{" and (start[:1] == b"\x80" or start[:4] == b"PK\x03\x04"):
         raise ModelError(
             f"{path} is a pickle", "a safetensors file", "do not use this folder: loading it runs its code"
         )

@@ -40,7 +40,8 @@ class Technology(Protocol):
 
     def synthesize(self, config: Any, rng: np.random.Generator) -> Capture:
         """Clean baseband capture at the technology's own sample rate, centred on 0 Hz, unit mean power over the
-        time in which it is on the air, with exact emissions and facts."""
+        time in which it is on the air, with exact emissions and facts; where there is a multicarrier, its
+        ``subcarrier_spacing`` (Hz) is a fact."""
         ...
 
     def describe(self, facts: dict[str, Any]) -> list[str]:

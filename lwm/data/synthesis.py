@@ -164,10 +164,11 @@ def _facts(
         "link": main.link or technology.link,
         "modulation": main.modulation,
         "mobility": drawn.mobility,
-        "numerology": f"{capture.facts['subcarrier_spacing'] / 1e3:g} kHz",
         "snr": f"{here.snr_db:g}",
         "channel": drawn.channel_name,
     }
+    if "subcarrier_spacing" in capture.facts:
+        labels["numerology"] = f"{capture.facts['subcarrier_spacing'] / 1e3:g} kHz"
     channel = {"name": drawn.channel_name, "draw": facts["channel"]}
     if isinstance(here.channel, SiteDraw):
         labels["site"] = here.channel.table.name
