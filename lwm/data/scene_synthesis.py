@@ -227,7 +227,10 @@ def _facts(group: Group, placed: list[Placed], mask: npt.NDArray[np.uint8], colu
         "sample_rate": group.sample_rate,
         "duration": group.duration,
         **shares,
-        **{f"snr_{name}_db": max(p.snr_db for p in placed if p.carrier.technology == name) for name in set(here)},
+        **{
+            f"snr_{name}_db": max(p.snr_db for p in placed if p.carrier.technology == name)
+            for name in sorted(set(here))
+        },
     }
     contents = [each.carrier.content for each in placed]
     record = {
