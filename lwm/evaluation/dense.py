@@ -5,7 +5,6 @@ pictures in the same order for the same number of steps; only which weights move
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from lwm.errors import ConfigError
 from lwm.evaluation.features import random_twin, require_encoder, trainable_copy
+from lwm.evaluation.steps import batches, mixed, warm_then_cosine
 from lwm.hub import from_pretrained
 from lwm.models.encoder import build_encoder
 from lwm.models.head import Head, TokenShape
 from lwm.models.headed import HeadedModel
 from lwm.registry import HEADS, load
-from lwm.tasks.base import best_precision
 
 Regime = Literal["frozen", "partial", "finetuned", "scratch", "random"]
 """What is trained beside the head: nothing; the last blocks; all blocks; all blocks from random weights; nothing, the
@@ -31,9 +30,6 @@ REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 PRETRAINED: tuple[Regime, ...] = ("frozen", "partial", "finetuned")
 """Regimes that start from pretrained weights."""
-
-_WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises linearly, before it falls as a half cosine."""
 
 _SCORED = 32
 """Pictures predicted together."""
@@ -211,12 +207,12 @@ def train_headed(
     optimizer = torch.optim.AdamW(
         _groups(model, rate, training, pretrained), lr=rate, weight_decay=training.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_cosine(training.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_then_cosine(training.steps))
     model.train()
     losses = []
-    for rows in _batches(len(train), training.batch_size, training.steps, seed):
+    for rows in batches(len(train), training.batch_size, training.steps, seed):
         chosen = rows.to(train.target.device)
-        with _mixed(chosen.device):
+        with mixed(chosen.device):
             output = model(train.pictures[chosen]) if tokens is None else model.head(tokens[chosen])
         loss = model.head.loss(output, train.target[chosen])
         optimizer.zero_grad(set_to_none=True)
@@ -234,7 +230,7 @@ def mean_loss(model: HeadedModel, examples: Examples) -> float:
     model.eval()
     total = 0.0
     for pictures, target in _pairs(examples):
-        with _mixed(target.device):
+        with mixed(target.device):
             output = model(pictures)
         total += float(model.head.loss(output, target)) * len(target)
     return total / len(examples)
@@ -246,7 +242,7 @@ def predicted_classes(model: HeadedModel, examples: Examples) -> Tensor:
     model.eval()
     found = []
     for pictures, target in _pairs(examples):
-        with _mixed(target.device):
+        with mixed(target.device):
             output = model(pictures)
         found.append(model.head.predict(output).argmax(1).cpu())
     return torch.cat(found)
@@ -292,27 +288,3 @@ def _groups(model: HeadedModel, rate: float, training: Training, pretrained: boo
         factor = training.encoder_share * training.layer_decay ** (len(layers) - 1 - number)
         groups += [{"params": own, "lr": rate * factor}] if own else []
     return groups
-
-
-def _batches(count: int, batch: int, steps: int, seed: int) -> Tensor:
-    """Rows ``[steps, batch]``: one random order of all examples after another."""
-    batch = min(batch, count)
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(count, generator=generator) for _ in range(-(-steps * batch // count))]
-    return torch.cat(orders)[: steps * batch].reshape(steps, batch)
-
-
-def _warm_then_cosine(steps: int) -> Callable[[int], float]:
-    warm = max(1, round(_WARM_UP * steps))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
-
-    return factor
-
-
-def _mixed(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 products where the processor has them; weights and losses stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=best_precision() == "bf16-mixed")

@@ -28,6 +28,9 @@ from lwm.output import file_sha256, remove_partial, require_empty
 FORMAT_VERSION = 1
 JOURNAL = "records.jsonl"
 RESULTS = "results.json"
+UNSEEN: Record = {"labels_seen": [], "clean_target": None}
+"""What a model without pretraining has seen."""
+
 _OURS = (JOURNAL, RESULTS, *FILES)
 
 
@@ -99,7 +102,7 @@ def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, pr
                 "backbone": contestant.model,
                 "regime": contestant.regime,
                 "head": contest.task.head_of(contestant) if contestant.carries_head else None,
-                **(pretraining if contestant.pretrained else {"labels_seen": [], "clean_target": None}),
+                **(pretraining if contestant.pretrained else UNSEEN),
                 "k": episode.k,
                 "episode": episode.number,
                 "seed": contest.seed,
@@ -130,17 +133,21 @@ def _results(
 def _settings(task: FewShotTask, model: str, data: str, seed: int) -> Record:
     weights = Path(model) / "model.safetensors"
     plain = json.loads(json.dumps(asdict(task)))
+    return compared(plain, model, data, seed) | {"model_sha256": file_sha256(weights) if weights.is_file() else None}
+
+
+def compared(task: Record, model: str | None, data: str, seed: int) -> Record:
+    """What a report says it is about: its task (JSON-able), model, data and seed."""
     return {
-        "task": plain,
-        "model": Path(model).name,
-        "model_sha256": file_sha256(weights) if weights.is_file() else None,
+        "task": task,
+        "model": None if model is None else Path(model).name,
         "data": Path(data).name,
         "data_sha256": file_sha256(Path(data) / "manifest.json"),
         "seed": seed,
     }
 
 
-def pretraining_of(model: str) -> dict[str, Any]:
+def pretraining_of(model: str | None) -> dict[str, Any]:
     """What pretraining saw, from the model folder's provenance; None where that does not say.
 
     Masked modelling sees no label; a router saw the one it was trained to tell.
@@ -148,6 +155,8 @@ def pretraining_of(model: str) -> dict[str, Any]:
     Returns:
         ``labels_seen`` (list of label columns) and ``clean_target`` (whether noise-free pictures were the target).
     """
+    if model is None:
+        return UNSEEN
     file = Path(model) / "provenance.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     options = known.get("options", {})

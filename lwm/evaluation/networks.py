@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,12 +13,9 @@ from lwm.evaluation.metrics import Codes
 from lwm.evaluation.regimes.objective import Classification, Objective
 from lwm.evaluation.regimes.scratch import SCRATCH, Standardised
 from lwm.evaluation.regimes.tuned import Groups, HeadOnly, new_head, tuned_network
+from lwm.evaluation.steps import batches, mixed, warm_then_cosine
 from lwm.evaluation.task import Budget
 from lwm.models.head import Head
-from lwm.tasks.base import best_precision
-
-_WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises linearly, before it falls as a half cosine."""
 
 _LEAST_STEPS = 4
 """Steps between two looks at the validation part where an epoch of few samples has fewer: batch norms need some."""
@@ -171,14 +167,14 @@ def train_network(
     batch = min(budget.batch_size, count)
     steps = max(1, budget.samples // batch)
     optimizer = torch.optim.AdamW(groups, weight_decay=budget.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_cosine(steps))
-    order = _batches(count, batch, steps, seed)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_then_cosine(steps))
+    order = batches(count, batch, steps, seed)
     epoch = max(-(-count // batch), _LEAST_STEPS)
     best, kept, at, waited = _validate(network, validation, objective), copy.deepcopy(network.state_dict()), 0, 0
     network.train()
     for step in range(steps):
         chosen = order[step].to(train.codes.device)
-        with _mixed(chosen.device):
+        with mixed(chosen.device):
             output = network(train.pictures[chosen])
         loss = objective.loss(output, train.codes[chosen])
         optimizer.zero_grad(set_to_none=True)
@@ -202,32 +198,9 @@ def train_network(
 def network_outputs(network: nn.Module, pictures: Tensor, batch_size: int = 64) -> Tensor:
     """Outputs float32 ``[N, outputs]`` of pictures in evaluation mode."""
     network.eval()
-    with _mixed(pictures.device):
+    with mixed(pictures.device):
         return torch.cat([network(batch).float() for batch in pictures.split(batch_size)])
-
-
-def _mixed(device: torch.device) -> torch.autocast:
-    """bfloat16 products where the processor has them: half the time of a convolution; weights stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=best_precision() == "bf16-mixed")
 
 
 def _validate(network: nn.Module, part: Labelled, objective: Objective) -> tuple[float, float]:
     return objective.rank(network_outputs(network, part.pictures), part.codes)
-
-
-def _batches(count: int, batch: int, steps: int, seed: int) -> Tensor:
-    """Indices ``[steps, batch]``: one random order of all samples after another, cut into full batches."""
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(count, generator=generator) for _ in range(-(-steps * batch // count))]
-    return torch.cat(orders)[: steps * batch].reshape(steps, batch)
-
-
-def _warm_then_cosine(steps: int) -> Callable[[int], float]:
-    warm = max(1, round(_WARM_UP * steps))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
-
-    return factor

@@ -30,9 +30,9 @@ from lwm.evaluation.dense import (
     predicted_classes,
     train_best,
 )
-from lwm.evaluation.fewshot import pretraining_of
+from lwm.evaluation.fewshot import UNSEEN, compared, pretraining_of
 from lwm.evaluation.metrics import class_f1, confusion_matrix, natural
-from lwm.output import file_sha256, require_empty, write_json
+from lwm.output import require_empty, write_json
 from lwm.seeding import rng_for
 from lwm.settings import load_settings, to_plain
 
@@ -127,7 +127,7 @@ def segmentation_report(
     test = _examples(parts["test"], np.arange(len(parts["test"])))
     held = _examples(parts["validation"], _some(len(parts["validation"]), task.validation_scenes, seed, "validation"))
     snr = _names(parts["test"], "snr")
-    pretraining = {"labels_seen": [], "clean_target": None} if model is None else pretraining_of(model)
+    pretraining = pretraining_of(model)
     records: list[dict[str, Any]] = []
     drawn: dict[str, Any] = {}
     with progress(task.name, len(task.k) * task.episodes * len(regimes), "runs") as bar:
@@ -135,18 +135,13 @@ def segmentation_report(
             train = _examples(parts["train"], _some(len(parts["train"]), k, seed, "episode", episode))
             for regime in regimes:
                 found, said = _run(encoder, spec, regime, (train, held, test), task.training, seed + episode)
-                seen = pretraining if regime in PRETRAINED else {"labels_seen": [], "clean_target": None}
+                seen = pretraining if regime in PRETRAINED else UNSEEN
                 head = {"task": task.name, "model": "encoder", "regime": regime, **seen, "k": k, "episode": episode}
                 scored = mask_scores(test.target.numpy(), found, list(spec.targets), snr)
                 records.append(head | {"seed": seed} | said | scored)
                 drawn[regime] = found[:_DRAWN]
                 bar.update()
-    results = {
-        "task": to_plain(task),
-        "model": None if model is None else Path(model).name,
-        "data": Path(data).name,
-        "data_sha256": file_sha256(Path(data) / "manifest.json"),
-        "seed": seed,
+    results = compared(to_plain(task), model, data, seed) | {
         "classes": list(spec.targets),
         "chance": 1 / len(spec.targets),
         "test_samples": len(test),

@@ -41,10 +41,10 @@ from lwm.evaluation.dense import (
     predicted_classes,
     train_best,
 )
-from lwm.evaluation.fewshot import pretraining_of
+from lwm.evaluation.fewshot import UNSEEN, compared, pretraining_of
 from lwm.evaluation.metrics import scores
 from lwm.evaluation.probe import fit_probe
-from lwm.output import file_sha256, require_empty, write_json
+from lwm.output import require_empty, write_json
 from lwm.seeding import rng_for
 from lwm.settings import load_settings, to_plain
 
@@ -168,7 +168,7 @@ def sensing_report(
     dataset = SpectrogramDataset(data, where=task.where)
     windows = load_windows(dataset, task.label, task.domain)
     encoder, regimes = chosen_encoder(model, task.regimes, task.size, dataset.recipe, (0.0, 1.0), seed)
-    pretraining = {"labels_seen": [], "clean_target": None} if model is None else pretraining_of(model)
+    pretraining = pretraining_of(model)
     names = [*regimes, TRIVIAL] if task.trivial else [*regimes]
     outcomes: list[_Outcome] = []
     folds = make_folds(windows)
@@ -179,12 +179,7 @@ def sensing_report(
                     _Outcome(fold, name, _predict(encoder, task, dataset.recipe, windows, fold, name, seed))
                 )
                 bar.update()
-    results = {
-        "task": to_plain(task),
-        "model": None if model is None else Path(model).name,
-        "data": Path(data).name,
-        "data_sha256": file_sha256(Path(data) / "manifest.json"),
-        "seed": seed,
+    results = compared(to_plain(task), model, data, seed) | {
         "classes": windows.classes,
         "domains": windows.domain_names,
         "recordings": len(np.unique(windows.recordings)),
@@ -275,7 +270,7 @@ def _record(
         "task": task.name,
         "model": "encoder",
         "regime": outcome.regime,
-        **(pretraining if outcome.regime in PRETRAINED else {"labels_seen": [], "clean_target": None}),
+        **(pretraining if outcome.regime in PRETRAINED else UNSEEN),
         "protocol": fold.protocol,
         "left_out": fold.left_out,
         "train_windows": len(fold.train),

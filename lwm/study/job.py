@@ -12,7 +12,7 @@ import yaml
 from lwm.data.workers import Report
 from lwm.errors import ModelError
 from lwm.evaluation.features import random_twin
-from lwm.evaluation.fewshot import pretraining_of
+from lwm.evaluation.fewshot import UNSEEN, pretraining_of
 from lwm.evaluation.probe import Features
 from lwm.evaluation.task import load_task
 from lwm.export import load_task as load_checkpoint
@@ -38,19 +38,20 @@ RANDOM, PLAIN = "random weights", "plain statistics"
 _LINES = 15
 
 
-def run_job(job: Job, report: Report) -> None:
-    """Train, export and measure a job; what its data set's baselines reach too, where no other job has measured that.
+def run_job(task: tuple[Job, bool], report: Report) -> None:
+    """Train, export and measure a job; with ``True`` beside it, its data set's baselines too.
 
     Raises:
         ModelError: training failed; the message ends with what it said.
     """
+    job, baselines = task
     torch.set_num_threads(1)
     if not job.records.is_file():
         _train(job)
         write_json(job.records, {"records": _measure(job)})
         # It holds the optimizer too: three times the model that is kept.
         last_checkpoint(job.folder / "fit").unlink(missing_ok=True)
-    if not job.baselines.is_file():
+    if baselines and not job.baselines.is_file():
         write_json(job.baselines, {"records": _measure_baselines(job)})
     report(1)
 
@@ -91,7 +92,7 @@ def _measure(job: Job) -> list[Record]:
 
 def _measure_baselines(job: Job) -> list[Record]:
     pictures, encoder = Pictures.of(job.data), from_pretrained(_model(job))
-    unseen: Record = {"data": job.dataset, "seed": job.seed, "labels_seen": [], "clean_target": None}
+    unseen: Record = {"data": job.dataset, "seed": job.seed} | UNSEEN
     twin = random_twin(encoder, int(rng_for(job.seed, "study", "random").integers(2**31)))
     found = [{"arm": RANDOM} | unseen | record for record in _probed(job, twin, pictures)]
     return found + [{"arm": PLAIN} | unseen | record for record in _plain(job, encoder.config.patch, pictures)]

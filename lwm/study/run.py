@@ -88,8 +88,11 @@ def all_records(folder: Path) -> list[dict[str, Any]]:
 def _run_missing(jobs: list[Job], workers: int) -> None:
     """Run the jobs that have no records yet."""
     missing = [job for job in jobs if not (job.records.is_file() and job.baselines.is_file())]
+    # Several run at a time: one of each data set and seed measures the baselines.
+    first = {job.baselines: job for job in reversed(missing)}
+    tasks = [(job, first[job.baselines] is job) for job in missing]
     with progress("runs", len(jobs), "runs", done=len(jobs) - len(missing)) as bar:
-        for event in run_tasks(run_job, missing, min(workers, len(missing))):
+        for event in run_tasks(run_job, tasks, min(workers, len(tasks))):
             if isinstance(event, Finished):
                 bar.update()
 

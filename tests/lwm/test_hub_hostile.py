@@ -19,7 +19,6 @@ from lwm import hub_files
 from lwm.errors import LWMError, ModelError
 from lwm.hub import CHECKED_FILES, WEIGHTS, check_model, from_pretrained, save_pretrained
 from lwm.hub_check import ONNX
-from lwm.hub_weights import require_finite_file
 from lwm.models.encoder import SpectrogramEncoder, build_encoder
 from lwm.output import file_sha256
 from lwm.signal.recipe import recipe_named
@@ -377,17 +376,6 @@ def test_hidden_files_are_pointed_out_but_the_hubs(folder: Path) -> None:
     (folder / ".payload.py").write_text("")
     (problem,) = check_model(folder)
     assert ".payload.py is not listed" in problem
-
-
-def test_a_header_whose_length_begins_like_a_pickle_is_none(tmp_path: Path) -> None:
-    """Lengths are multiples of eight: one in thirty-two begins with a pickle's 0x80."""
-    path = tmp_path / WEIGHTS
-    for size in range(1, 400):
-        save_file({("a" * size): torch.zeros(1)}, path)
-        if path.read_bytes()[0] == 0x80:
-            break
-    assert path.read_bytes()[0] == 0x80
-    require_finite_file(path)
 
 
 def test_card_with_recursive_yaml_is_never_parsed(folder: Path) -> None:
