@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Two test processes share two cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's number of threads for one test."""
+    yield torch.set_num_threads
     torch.set_num_threads(1)
 
 

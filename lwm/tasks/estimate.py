@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lwm.models.cores import whole_batches
 from lwm.tasks.base import TrainingError
 
 WARM_UP, TIMED = 2, 10
@@ -72,6 +73,7 @@ class Trial(pl.Callback):
         elif trainer.global_step == WARM_UP + TIMED and self._counter is None:
             # Fused attention on a CPU is unknown to torch's counter, and the plain one takes more memory: hence last.
             self._counter = FlopCounterMode(display=False)
+            self._counting.enter_context(whole_batches())
             self._counting.enter_context(sdpa_kernel(SDPBackend.MATH))
             self._counting.enter_context(self._counter)
 

@@ -12,10 +12,10 @@ from lwm.errors import ConfigError, DatasetError
 from lwm.models.encoder import SpectrogramEncoder
 from lwm.models.mae import MaskedAutoencoder, MaskedConfig
 from lwm.models.masking import MaskKind, generator_for
-from lwm.models.precision import call_in
 from lwm.models.sizes import encoder_size
 from lwm.signal.recipe import Recipe
 from lwm.tasks.base import STATE_KEY, Task
+from lwm.tasks.compute import Compute
 from lwm.tasks.contrast import rank, supervised_contrast
 from lwm.tasks.objectives import PretrainingModel, Step, build_model, masked_loss
 from lwm.tasks.occupancy import occupied_cells, on_all_patches
@@ -77,6 +77,7 @@ class MaskedModeling(Task):
         if not 0 < mask_ratio < 1:
             raise ConfigError(f"mask ratio {mask_ratio}", "a share between 0 and 1, both excluded")
         self.target = target
+        self.computing = Compute(training.compile or training.checkpointing)
         self.views = Views(terms, training.seed)
         # Steps do not tell the batches of one accumulation apart, and Lightning's count of batches is one less after
         # a checkpoint in the middle of an epoch.
@@ -165,17 +166,8 @@ class MaskedModeling(Task):
         return self.mae.draw(batch, generator_for(self.training_options.seed, "mask", *path)).to(self.device)
 
     def compute(self, module: nn.Module, *args: Any) -> Any:
-        """``module(*args)`` in the trainer's precision.
-
-        bfloat16 on a CPU casts each weight once a step instead of by autocast at every use; compiled models,
-        recomputed activations and shards stay with autocast.
-        """
-        options = self.training_options
-        lean = self.device.type == "cpu" and not (options.compile or options.checkpointing or is_sharded(self.model))
-        if lean and self._trainer is not None and self.trainer.precision == "bf16-mixed":
-            with torch.autocast("cpu", enabled=False):
-                return call_in(torch.bfloat16, module, *args)
-        return module(*args)
+        """``module(*args)`` in the trainer's precision (:mod:`lwm.tasks.compute`)."""
+        return self.computing.call(self, module, *args)
 
     def masked_term(self, batch: dict[str, Tensor], step: Step, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of a step's predictions and their target ``[B, L, K]``.
@@ -221,7 +213,7 @@ class MaskedModeling(Task):
         seen, first = self.views.make(batch, first, by_contrast > 0, split, *path)
         mask = self.draw(len(seen), split, *path, rank())
         count = len(first["spectrogram"]) if by_reconstruction else 0
-        step: Step = self.compute(self.model, seen, mask, count)
+        step = self.computing.step(self, seen, mask, count)
         terms: dict[str, Tensor] = {}
         total, wanted = seen.new_zeros(()), None
         if by_reconstruction:

@@ -1,6 +1,7 @@
 """The cost model: FLOPs in closed form, times by arithmetic, and a trial that writes nothing."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lwm.tasks.estimate import Estimate
 CONFIG = """
 trainer: {{accelerator: cpu, precision: 32-true, max_epochs: 5, accumulate_grad_batches: {accumulate}}}
 model: {{class_path: lwm.tasks.pretrain.MaskedModeling, init_args: {{size: tiny}}}}
-data: {{class_path: lwm.data.datamodule.ShardDataModule, init_args: {{data: {data}, batch_size: 4}}}}
+data: {{class_path: lwm.data.datamodule.ShardDataModule, init_args: {{data: {data}, batch_size: {batch}}}}}
 """
 
 
@@ -43,15 +44,24 @@ def forward_flops() -> int:
     return 2 * (embedded + sum(blocks(part.depth, tokens, part.width, part.mlp_ratio) for part, tokens in parts))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_trial_of_a_fit(data: Path, tmp_path: Path, accumulate: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("accumulate", "batch", "cores"), [(1, 4, 1), (2, 4, 1), (1, 8, 2)])
+def test_trial_of_a_fit(
+    data: Path,
+    tmp_path: Path,
+    accumulate: int,
+    batch: int,
+    cores: int,
+    threads: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    threads(cores)
     config, out = tmp_path / "fit.yaml", tmp_path / "run"
-    config.write_text(CONFIG.format(data=data, accumulate=accumulate))
+    config.write_text(CONFIG.format(data=data, accumulate=accumulate, batch=batch))
     words = ["fit", "--config", str(config), "--out", str(out), "--estimate", "--estimate_devices", "4"]
     assert main(words) == 0
     said = capsys.readouterr().out
     assert not out.exists()
-    assert f"steps of {4 * accumulate} samples" in said
+    assert f"steps of {batch * accumulate} samples" in said
     # Backward is twice forward, but nobody asks for the gradient of the picture: one product of the embedding less.
     width = 32
     expected = 3 * forward_flops() - 2 * 4 * 256 * width

@@ -1,5 +1,6 @@
 """Runs on a data set on disk: interrupted in the middle of an epoch, begun from weights, refused before a step."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,15 @@ def run(task: MaskedModeling, folder: str, quiet: dict[str, Any], *, ckpt: Path 
 )
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_run_stopped_in_an_epoch_goes_on_bit_for_bit(
-    options: dict[str, Any], precision: str, folder: str, quiet: dict[str, Any], tmp_path: Path
+    options: dict[str, Any],
+    precision: str,
+    folder: str,
+    quiet: dict[str, Any],
+    tmp_path: Path,
+    threads: Callable[[int], None],
 ) -> None:
+    threads(2)  # pairs of views are then cut into two parts
+
     class Stop(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
             if trainer.global_step == 3:
