@@ -31,7 +31,8 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "fewshot": ("lwm.evaluation.command:fewshot", (), "k-shot episodes beside their baselines, or your recordings"),
     "study": ("lwm.study.run:study", (), "compare pretraining objectives by frozen probes"),
     "predict": ("lwm.evaluation.predict:predict", ("paths",), "what a model with a head finds in recordings"),
-    "ask": ("lwm.language.ask:ask", ("capture", "question"), "one answer about a recording"),
+    "ask": ("lwm.language.ask:ask", ("sources", "question"), "answers about recordings, pictures or samples"),
+    "serve": ("lwm.serve.command:serve", (), "OpenAI-compatible server for RF-GPT"),
     "doctor": ("lwm.doctor:doctor", ("path",), "check a data set or model folder"),
 }
 """Verb: where its function lives, its positional arguments, one line of help."""

@@ -14,6 +14,7 @@ from lwm.hub_config import (
     FORMAT_VERSION,
     GOLDEN_TOLERANCE,
     LEAST_BFLOAT16,
+    RFGPT_KEYS,
     TRANSFORMERS_KEYS,
     build_checked,
     read_config,
@@ -28,6 +29,8 @@ from lwm.registry import MODELS, load
 from lwm.signal.recipe import Recipe
 
 WEIGHTS = "model.safetensors"
+WHOLE = "rfgpt.json"
+"""Beside the files of a vision-language model that another library reads: labels and provenance."""
 CHECKED_FILES = ("config.json", WEIGHTS, "recipe.json", "golden.npz")
 """Files whose SHA-256 ``provenance.json`` records. The card may be edited afterwards and is not among them."""
 
@@ -37,6 +40,7 @@ __all__ = [
     "GOLDEN_TOLERANCE",
     "MODELS",
     "WEIGHTS",
+    "WHOLE",
     "HubModel",
     "check_model",
     "from_pretrained",
@@ -59,7 +63,11 @@ class HubModel(Protocol):
     """
 
     model_type: ClassVar[str]
-    recipe: Recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """What its pictures are made with."""
+        ...
 
     def get_config(self) -> dict[str, Any]:
         """JSON-able dict from which :meth:`from_config` builds the same shape."""
@@ -111,6 +119,10 @@ def write_folder(model: HubModel, folder: Path, name: str, provenance: dict[str,
     Raises:
         ModelError: see :func:`save_pretrained`.
     """
+    if hasattr(model, "write_files"):
+        # Its folder is another library's, with what we know beside.
+        model.write_files(folder, provenance)
+        return
     module = _module(model)
     weights, shared = unshared(module)
     require_finite(weights, "weight", "train again with a lower learning rate")
@@ -127,6 +139,8 @@ def write_folder(model: HubModel, folder: Path, name: str, provenance: dict[str,
     }
     if hasattr(model, "forward_features"):
         config |= TRANSFORMERS_KEYS
+    elif model.model_type == RFGPT_KEYS["model_type"]:
+        config |= RFGPT_KEYS
     record = {"lwm_version": __version__} | (provenance or {})
     require_plain(config, "the model's config")
     require_plain(record, "provenance")
@@ -165,8 +179,13 @@ def from_pretrained(
         ConfigError: its recipe, or a type that is not registered.
     """
     folder = locate(folder_or_hub_id, revision)
+    if (folder / WHOLE).is_file():
+        return load(MODELS, "qwen_vl").from_pretrained(folder, **options).to(device)
     config, recipe = read_config(folder), read_recipe(folder)
     where, kind = str(folder / "config.json"), load(MODELS, config["type"])
+    if "base" in config["model"] and hasattr(kind, "on_base"):
+        # The folder holds a part of the model and names the folders of the rest.
+        return kind.on_base(folder, config["model"], recipe, **options).to(device).eval()
 
     def build() -> Any:
         return build_checked(kind, config["model"], recipe, where, **options)

@@ -32,6 +32,9 @@ LARGEST_COUNT = 10_000
 TRANSFORMERS_KEYS: dict[str, Any] = {"model_type": "lwm_encoder", "architectures": ["LWMModel"]}
 """What transformers looks up in the folder of an encoder or a mixture, so that `lwm.hf` reads it."""
 
+RFGPT_KEYS: dict[str, Any] = {"model_type": "rfgpt", "architectures": ["RFGPTForConditionalGeneration"]}
+"""The same for RF-GPT."""
+
 _KNOWN = {"format_version", "type", "model", "shared", "golden_tolerance", *TRANSFORMERS_KEYS}
 
 # transformers fetches what a string under such a key names (a kernel's repository, a module, a backbone's weights), or
@@ -82,8 +85,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if strange:
         raise ModelError(f"{path} has unknown keys {strange[:8]}", f"{sorted(_KNOWN)}", "do not use this folder")
     stated = {key: config[key] for key in TRANSFORMERS_KEYS if key in config}
-    if stated not in ({}, TRANSFORMERS_KEYS):
-        raise ModelError(f"{path} tells transformers {stated!r:.80}", f"{TRANSFORMERS_KEYS}")
+    if stated not in ({}, TRANSFORMERS_KEYS, RFGPT_KEYS):
+        raise ModelError(f"{path} tells transformers {stated!r:.80}", f"{TRANSFORMERS_KEYS} or {RFGPT_KEYS}")
     if not isinstance(config.get("type"), str) or not isinstance(config.get("model"), dict):
         raise ModelError(f"{path} names no model", "keys type and model")
     shared, tolerance = config.get("shared"), config.get("golden_tolerance")

@@ -26,8 +26,13 @@ _SLACK_FACTOR, _SLACK_BYTES, _SLACK_TENSORS = 8, 64 * 2**20, 512
 
 def weights_sha256(module: nn.Module) -> str:
     """SHA-256 over names, types, shapes and bytes of a module's weights and buffers, wherever they were loaded from."""
+    return state_sha256(module.state_dict())
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """:func:`weights_sha256` of a state dict."""
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -95,6 +100,15 @@ def load_model(build: Callable[[], Any], folder: Path, name: str, shared: Mappin
     load_strictly(model, weights, str(path))
     _tie(model, tied)
     return model
+
+
+def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; ModelError when it is none, or one of them is not finite."""
+    path = file_in(folder, name)
+    with _opened(path) as kept:
+        weights = {key: kept.get_tensor(key).clone() for key in kept.keys()}  # noqa: SIM118 -- no mapping
+    require_finite(weights, f"{path}: weight", "do not use this folder")
+    return weights
 
 
 def require_fit(build: Callable[[], Any], folder: Path, name: str, shared: Mapping[str, str]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from lwm.console import say
 from lwm.data.finish import finish_dataset
 from lwm.data.manifest import SPLITS, Manifest, ShardEntry, package_versions
-from lwm.data.plan import Plan
+from lwm.data.plan import NOISE, Plan
 from lwm.data.shard_task import LICENCE, ShardTask, make_shard
 from lwm.data.workers import Finished, run_tasks
 
@@ -176,7 +176,11 @@ def report_estimate(root: Path, plan: Plan, tasks: Sequence[ShardTask], workers:
     say(f"{total:,} samples in {len(tasks):,} shards of up to {max(task.count for task in tasks)}; nothing is written")
     splits = [split for split in SPLITS if plan.samples.get(split)]
     for split in splits:
-        say(f"  {split:<11}{plan.samples[split]:>12,} of each ({', '.join(plan.kinds)})")
+        noise = plan.counts(split).get(NOISE, 0)
+        say(
+            f"  {split:<11}{plan.samples[split]:>12,} of each ({', '.join(plan.kinds)})"
+            + (f", {noise:,} of noise alone" if noise else "")
+        )
     classes = len(plan.channel.classes)
     say(f"{classes} classes in each: {len(plan.channel.snr_db)} SNR x {len(plan.channel.mobility)} mobility")
     for split in splits:

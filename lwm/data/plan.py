@@ -13,6 +13,10 @@ from lwm.settings import load_settings, read_settings, to_plain
 from lwm.signal.recipe import Recipe, recipe_named
 from lwm.technology import technology_names
 
+NOISE = "none"
+"""What shards of noise alone are called, where others have a technology's name; such samples have no technology's
+label, and this name in their record."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -38,6 +42,8 @@ class ViewPlan:
         placement: where the channel lies: at any offset at which the narrower of capture and channel is inside the
             wider, or in the ``centre``.
         tuning_error: largest tuning error as a share of the sample rate, added to that offset.
+        noise_share: share of each split's captures that hold noise alone, beside those of the technologies (see
+            :mod:`lwm.data.noise_synthesis`).
     """
 
     sample_rates: tuple[float, ...] = (1.92e6, 3.84e6, 7.68e6, 15.36e6, 20e6)
@@ -47,6 +53,7 @@ class ViewPlan:
     shortest: float = 1e-3
     placement: Literal["inside", "centre"] = "inside"
     tuning_error: float = 0.05
+    noise_share: float = 0.0
 
     def __post_init__(self) -> None:
         require(bool(self.sample_rates) and min(self.sample_rates) > 0, "view.sample_rates", "positive Hz")
@@ -57,6 +64,7 @@ class ViewPlan:
         require(self.shortest > 0, "view.shortest", "positive seconds")
         require(self.placement in ("inside", "centre"), f"view.placement {self.placement!r}", "inside or centre")
         require(0 <= self.tuning_error < 0.5, "view.tuning_error", "a share of the sample rate, 0 to 0.5")
+        require(0 <= self.noise_share < 1, "view.noise_share", "a share, 0 to below 1")
 
     def draw(self, rng: np.random.Generator, duration: float) -> View:
         """One view of a recipe that lasts ``duration`` (s)."""
@@ -124,6 +132,7 @@ class Plan:
             moved = sorted(self.channel.impairments.families)
             require(not moved, f"channel.impairments.families {moved}", "none in scenes")
             require(recipe.sample_rate is None, f"recipe {self.recipe}", "one that keeps the sample rate, for scenes")
+            require(not self.view.noise_share, "view.noise_share", "0 in scenes")
 
     def read_recipe(self) -> Recipe:
         """The preset that ``recipe`` names."""
@@ -133,6 +142,13 @@ class Plan:
     def kinds(self) -> tuple[str, ...]:
         """What shards hold, of each kind ``samples``: a technology, or scenes."""
         return self.technologies if self.scene is None else (SCENE,)
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Number of samples of a split by what its shards hold: of each kind, and of noise alone where there is any."""
+        each, share = self.samples.get(split, 0), self.view.noise_share
+        counts = dict.fromkeys(self.kinds, each)
+        noise = max(1, round(each * len(self.kinds) * share / (1 - share))) if each and share else 0
+        return counts | ({NOISE: noise} if noise else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able dict; :func:`parse_plan` reads it back."""
@@ -150,7 +166,7 @@ class Plan:
         No split that had samples goes below one sample of each technology.
         """
         require(samples > 0, "--samples", "1 or more")
-        factor = samples / (sum(self.samples.values()) * len(self.kinds))
+        factor = samples / sum(sum(self.counts(split).values()) for split in self.samples)
         return replace(self, samples={s: max(1, round(n * factor)) if n else 0 for s, n in self.samples.items()})
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwm.data.manifest import SPLITS, ShardEntry
-from lwm.data.plan import Plan
+from lwm.data.noise_synthesis import NoiseSynthesizer
+from lwm.data.plan import NOISE, Plan
 from lwm.data.scene_synthesis import SceneSynthesizer
 from lwm.data.shard import ShardWriter, shard_name
 from lwm.data.synthesis import Synthesizer
@@ -17,7 +18,7 @@ LICENCE = "CC0-1.0"
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard to make: samples ``first`` to ``first + count - 1`` of a technology (or of scenes) and split."""
+    """One shard to make: samples ``first`` to ``first + count - 1`` of a split and technology (or scenes, noise)."""
 
     root: str
     plan: Plan
@@ -43,8 +44,7 @@ def shard_tasks(root: Path, plan: Plan, seed: int) -> list[ShardTask]:
     return [
         ShardTask(str(root.absolute()), plan, seed, split, name, first // size, first, min(size, count - first))
         for split in SPLITS
-        for name in plan.kinds
-        for count in (plan.samples.get(split, 0),)
+        for name, count in plan.counts(split).items()
         for first in range(0, count, size)
     ]
 
@@ -71,7 +71,9 @@ def make_shard(task: ShardTask, report: Report) -> ShardEntry:
     return replace(writer.save(), rejected=rejected)
 
 
-def _synthesizer(task: ShardTask) -> Synthesizer | SceneSynthesizer:
+def _synthesizer(task: ShardTask) -> Synthesizer | SceneSynthesizer | NoiseSynthesizer:
+    if task.technology == NOISE:
+        return NoiseSynthesizer(task.plan, task.seed, task.split)
     if task.plan.scene is not None:
         return SceneSynthesizer(task.plan, task.seed, task.split)
     return Synthesizer(task.plan, task.seed, task.split, technology(task.technology))

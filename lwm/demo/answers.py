@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lwm.data.dataset import SpectrogramDataset
-from lwm.language.ask import load_rfgpt
+from lwm.language.answerers import RFGPTAnswerer
+from lwm.language.converse import load_rfgpt
 from lwm.language.instructions import KINDS
 from lwm.language.score import ask_samples
 from lwm.seeding import rng_for
@@ -16,5 +17,6 @@ def example_answers(model: Path, data: Path, seed: int) -> list[dict[str, str]]:
     rng = rng_for(seed, "examples")
     chosen = [int(rng.choice((codes == code).nonzero()[0])) for code in sorted(set(codes.tolist()))]
     kinds = [kind for kind in KINDS if kind != "description"]
-    scored = ask_samples(load_rfgpt(model), dataset, chosen, kinds, seed)
+    rfgpt = load_rfgpt(model)
+    scored = ask_samples(RFGPTAnswerer(rfgpt), dataset, chosen, kinds, seed, rfgpt.labels)
     return [{"question": one.pair.question, "truth": one.pair.answer, "answer": one.said} for one in scored]

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from lwm.data.plan import NOISE
+from lwm.language.facts import CANNOT_TELL, counted, picture_facts
+from lwm.language.templates import library
 from lwm.registry import TECHNOLOGIES, names
 from lwm.technology import technology
 
@@ -14,6 +17,19 @@ SHARE_STEP = 10
 DETAIL_SENTENCES = 2
 """How many of a technology's own sentences enter a caption. Later ones tell what such a picture does not show (a cell
 identity, say), and a model trained on them learns to make things up."""
+OF_SIGNAL = (
+    "technology",
+    "link",
+    "modulation",
+    "mobility",
+    "snr",
+    "bandwidth",
+    "temporal",
+    "place",
+    "numerology",
+    "users",
+)
+"""Facts about a signal: none of them can be told of noise alone."""
 
 
 @cache
@@ -31,30 +47,21 @@ def facts_of(record: Mapping[str, Any], columns: int) -> dict[str, str]:
 
     Returns:
         Any of ``technology`` (title), ``link``, ``modulation``, ``mobility``, ``snr`` (dB, on the grid of
-        :data:`SNR_STEP_DB`), ``bandwidth`` (MHz), ``sample_rate`` (MHz), ``duration`` (ms, rounded, at least 1),
+        :data:`SNR_STEP_DB`), ``numerology`` (subcarrier spacing in kHz), ``users`` (scheduled), those of
+        :func:`lwm.language.facts.picture_facts`, ``sample_rate`` (MHz), ``duration`` (ms, rounded, at least 1),
         ``valid`` (percent of the window, on the grid of :data:`SHARE_STEP`), ``padded`` (yes or no) and ``details``
-        (the first sentences of what the technology itself tells).
+        (the first sentences of what the technology itself tells). Of noise alone (technology
+        :data:`lwm.data.plan.NOISE`) those of :data:`OF_SIGNAL` are "cannot tell", and ``emissions`` is 0.
     """
-    facts: dict[str, str] = {}
-    if record.get("technology"):
-        facts["technology"] = title_of(record["technology"])
-    for name in ("link", "modulation", "mobility"):
-        if record.get(name):
-            facts[name] = str(record[name])
-    if record.get("snr_db") is not None:
-        facts["snr"] = str(SNR_STEP_DB * round(float(record["snr_db"]) / SNR_STEP_DB))
-    for name in ("bandwidth", "sample_rate"):
-        if record.get(name):
-            facts[name] = megahertz(float(record[name]))
+    facts = _silent() if record.get("technology") == NOISE else _signal_facts(record, columns)
+    if record.get("sample_rate"):
+        facts["sample_rate"] = megahertz(float(record["sample_rate"]))
     if record.get("duration"):
         facts["duration"] = str(max(1, round(float(record["duration"]) * 1e3)))
     if record.get("valid_columns"):
         share = int(record["valid_columns"]) / columns
         facts["padded"] = "yes" if share < 1 else "no"
         facts["valid"] = str(max(SHARE_STEP, SHARE_STEP * round(100 * share / SHARE_STEP)))
-    details = _details(record)
-    if details:
-        facts["details"] = details
     return facts
 
 
@@ -69,29 +76,34 @@ def context_of(sample_rate: float) -> str:
 
 
 def caption(facts: Mapping[str, str]) -> str:
-    """One paragraph of everything that ``facts`` hold, in a fixed order."""
-    link = facts.get("link", "")
-    subject = " ".join(word for word in (facts.get("technology", ""), link if link != "both" else "") if word)
-    both = " of both link directions" if link == "both" else ""
-    sentences = [
-        f"The capture shows one {subject} signal{both}." if subject else f"The capture shows one signal{both}."
-    ]
-    if "bandwidth" in facts:
-        sentences.append(f"Its channel is {facts['bandwidth']} MHz wide.")
-    if "modulation" in facts:
-        sentences.append(f"The modulation is {facts['modulation']}.")
-    if "snr" in facts:
-        sentences.append(f"The SNR is about {facts['snr']} dB.")
-    if "mobility" in facts:
-        sentences.append(f"The channel is {facts['mobility']}.")
-    if "duration" in facts:
-        sentences.append(f"It lasts {facts['duration']} ms.")
-    if "padded" in facts:
-        short = f"It was padded; {facts['valid']} % of the window is valid."
-        sentences.append(short if facts["padded"] == "yes" else "It fills the window.")
-    if "details" in facts:
-        sentences.append(facts["details"])
-    return " ".join(sentences)
+    """One paragraph of everything that ``facts`` hold, in the order of the template library's description."""
+    chosen = (next((each for each in group if each.fits(facts)), None) for group in library()["description"].sentences)
+    return " ".join(sentence.say.format(**facts) for sentence in chosen if sentence is not None)
+
+
+def _silent() -> dict[str, str]:
+    """Facts of noise alone."""
+    return dict.fromkeys(OF_SIGNAL, CANNOT_TELL) | {"emissions": counted(0)}
+
+
+def _signal_facts(record: Mapping[str, Any], columns: int) -> dict[str, str]:
+    """Facts about the signal of a record."""
+    facts: dict[str, str] = {}
+    if record.get("technology"):
+        facts["technology"] = title_of(record["technology"])
+    for name in ("link", "modulation", "mobility"):
+        if record.get(name):
+            facts[name] = str(record[name])
+    if record.get("snr_db") is not None:
+        facts["snr"] = str(SNR_STEP_DB * round(float(record["snr_db"]) / SNR_STEP_DB))
+    facts |= picture_facts(record, columns)
+    known = record.get("facts") or {}
+    if known.get("subcarrier_spacing"):
+        facts["numerology"] = f"{known['subcarrier_spacing'] / 1e3:.7g}"
+    if known.get("number_of_ues") is not None:
+        facts["users"] = counted(int(known["number_of_ues"]))
+    details = _details(record)
+    return facts | ({"details": details} if details else {})
 
 
 @cache

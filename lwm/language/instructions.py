@@ -9,8 +9,24 @@ from typing import Any
 import numpy as np
 
 from lwm.errors import ConfigError
+from lwm.language.balance import UNBALANCED, Balance
 from lwm.language.captions import caption, context_of, facts_of
+from lwm.language.facts import CANNOT_TELL, MOST_COUNTED
+from lwm.language.templates import Kind, Wording, library
 from lwm.seeding import rng_for
+
+__all__ = [
+    "CANNOT_TELL",
+    "KINDS",
+    "Kind",
+    "Pair",
+    "all_pairs",
+    "draw_from",
+    "draw_pair",
+    "make_pair",
+    "offered",
+    "parse_answer",
+]
 
 
 @dataclass(frozen=True)
@@ -26,114 +42,7 @@ class Pair:
     facts: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of question: its phrasings, the facts that it needs, how often it is drawn and the unit of its answer."""
-
-    questions: tuple[str, ...]
-    needs: tuple[str, ...]
-    weight: float = 1.0
-    unit: str = ""
-
-
-KINDS: dict[str, Kind] = {
-    "technology": Kind(
-        (
-            "Which technology is this?",
-            "What radio technology is on the air?",
-            "Name the technology of this signal.",
-            "Which standard does this signal follow?",
-        ),
-        ("technology",),
-        weight=4.0,
-    ),
-    "link": Kind(
-        (
-            "Which link direction is this?",
-            "Is this downlink or uplink?",
-            "Name the link direction of this signal.",
-        ),
-        ("link",),
-        weight=2.0,
-    ),
-    "snr": Kind(
-        (
-            "What is the SNR?",
-            "How strong is the signal over the noise?",
-            "Estimate the signal-to-noise ratio.",
-        ),
-        ("snr",),
-        unit=" dB",
-    ),
-    "mobility": Kind(
-        (
-            "How fast does the receiver move?",
-            "Is the channel static, pedestrian or vehicular?",
-            "Name the mobility class.",
-        ),
-        ("mobility",),
-    ),
-    "bandwidth": Kind(
-        (
-            "What is the channel bandwidth?",
-            "How wide is the channel?",
-            "Estimate the bandwidth of this signal.",
-        ),
-        ("bandwidth", "sample_rate"),
-        unit=" MHz",
-    ),
-    "modulation": Kind(
-        (
-            "Which modulation is used?",
-            "Name the modulation.",
-            "How are the data symbols modulated?",
-        ),
-        ("modulation",),
-        weight=0.5,
-    ),
-    "duration": Kind(
-        (
-            "How long is the capture?",
-            "What is the duration of this capture?",
-        ),
-        ("duration", "valid"),
-        weight=0.5,
-        unit=" ms",
-    ),
-    "padded": Kind(
-        (
-            "Is the capture shorter than the window?",
-            "Was the capture padded?",
-        ),
-        ("padded",),
-        weight=0.5,
-    ),
-    "valid": Kind(
-        (
-            "How much of the window is valid?",
-            "What share of the window does the capture fill?",
-        ),
-        ("valid",),
-        weight=0.5,
-        unit=" %",
-    ),
-    "description": Kind(
-        (
-            "Describe the capture.",
-            "Write a short description of this spectrogram.",
-            "What can be seen here?",
-        ),
-        ("technology", "link"),
-        weight=0.5,
-    ),
-    "json": Kind(
-        (
-            "Answer in JSON: technology and link.",
-            "Give technology and link as JSON.",
-        ),
-        ("technology", "link"),
-    ),
-}
+KINDS: Mapping[str, Kind] = library()
 """Every kind of question, in the order in which kinds are drawn."""
 
 
@@ -142,15 +51,26 @@ def offered(facts: Mapping[str, str]) -> list[str]:
     return [name for name, kind in KINDS.items() if all(need in facts for need in kind.needs)]
 
 
-def make_pair(facts: Mapping[str, str], kind: str, rng: np.random.Generator, context: bool | None = None) -> Pair:
+def make_pair(
+    facts: Mapping[str, str],
+    kind: str,
+    rng: np.random.Generator,
+    context: bool | None = None,
+    *,
+    wording: Wording = "known",
+    balance: Balance = UNBALANCED,
+) -> Pair:
     """One pair of a kind, its phrasing drawn.
 
     Args:
         facts: of one sample, from :func:`lwm.language.captions.facts_of`.
         kind: a key of :data:`KINDS`.
-        rng: draws the phrasing, and with ``context`` None whether the sample rate is given.
+        rng: draws the phrasing, with ``context`` None whether the sample rate is given, and the technology that an
+            absence question asks about.
         context: say the sample rate before the question. A bandwidth in MHz cannot be told without it, so that kind
             always has it.
+        wording: phrasings for tuning, or those that tuning never sees.
+        balance: of the data set: which technologies absence asks about. Without it, the installed ones.
 
     Raises:
         ConfigError: no such kind, or a fact that it needs is missing.
@@ -161,15 +81,22 @@ def make_pair(facts: Mapping[str, str], kind: str, rng: np.random.Generator, con
     missing = [need for need in template.needs if need not in facts]
     if missing:
         raise ConfigError(f"a {kind} question without the facts {missing}", f"facts {list(template.needs)}")
-    question = template.questions[rng.integers(len(template.questions))]
+    phrasings = template.phrasings(wording)
+    question = phrasings[rng.integers(len(phrasings))]
     told = bool(rng.random() < 0.5) if context is None else context
+    known = _relevant(facts, kind)
+    if kind == "absence":
+        asked = balance.draw_asked(facts["technology"], rng)
+        known |= {"asked": asked, "present": "yes" if asked == facts["technology"] else "no"}
+        question = question.format(asked=asked)
     if "sample_rate" in facts and (told or "sample_rate" in template.needs):
         question = context_of(float(facts["sample_rate"]) * 1e6) + question
-    used = facts if kind == "description" else {need: facts[need] for need in template.needs}
-    return Pair(question, _answer(facts, kind), kind, dict(used))
+    return Pair(question, _answer(known, kind), kind, known)
 
 
-def draw_pair(record: Mapping[str, Any], columns: int, seed: int, index: int, epoch: int) -> Pair:
+def draw_pair(
+    record: Mapping[str, Any], columns: int, seed: int, index: int, epoch: int, balance: Balance = UNBALANCED
+) -> Pair:
     """The pair of one sample in one epoch: a kind by its weight, then a phrasing.
 
     Args:
@@ -178,26 +105,48 @@ def draw_pair(record: Mapping[str, Any], columns: int, seed: int, index: int, ep
         seed: of the run.
         index: of the sample in its data set.
         epoch: number of the pass over the data.
+        balance: of the data set (:func:`lwm.language.balance.balance_of`, once): draws kinds so that within each the
+            answers come equally often, and leaves out kinds with one answer. Without it, by the kinds' weights alone.
 
     Raises:
         ConfigError: the record holds no fact to ask about.
     """
     facts = facts_of(record, columns)
-    kinds = offered(facts)
-    if not kinds:
+    if not facts:
         raise ConfigError(
             f"record {index} has nothing to ask about", f"facts such as technology; it has {list(record)}"
         )
+    return draw_from(facts, seed, index, epoch, balance)
+
+
+def draw_from(facts: Mapping[str, str], seed: int, index: int, epoch: int, balance: Balance = UNBALANCED) -> Pair:
+    """As :func:`draw_pair`, from facts that were made before: reading a record takes longer than the draw.
+
+    Raises:
+        ConfigError: there is no question about these facts, or in a balanced draw none that has two answers.
+    """
+    weights = {kind: balance.weight(kind, facts) for kind in offered(facts)}
+    kinds = [kind for kind, weight in weights.items() if weight > 0]
+    if not kinds:
+        raise ConfigError(f"sample {index} with nothing to ask about, facts {list(facts)}", "facts such as technology")
     rng = rng_for(seed, "instruction", index, epoch)
-    weights = np.array([KINDS[kind].weight for kind in kinds])
-    return make_pair(facts, kinds[rng.choice(len(kinds), p=weights / weights.sum())], rng)
+    shares = np.array([weights[kind] for kind in kinds])
+    return make_pair(facts, kinds[rng.choice(len(kinds), p=shares / shares.sum())], rng, balance=balance)
 
 
-def all_pairs(record: Mapping[str, Any], columns: int, seed: int, index: int) -> list[Pair]:
+def all_pairs(
+    record: Mapping[str, Any],
+    columns: int,
+    seed: int,
+    index: int,
+    *,
+    wording: Wording = "known",
+    balance: Balance = UNBALANCED,
+) -> list[Pair]:
     """One pair of every kind that the record offers; the same for the same seed and index."""
     facts = facts_of(record, columns)
     rng = rng_for(seed, "instructions", index)
-    return [make_pair(facts, kind, rng) for kind in offered(facts)]
+    return [make_pair(facts, kind, rng, wording=wording, balance=balance) for kind in offered(facts)]
 
 
 def parse_answer(text: str, kind: str, labels: Mapping[str, Sequence[str]]) -> str | None:
@@ -211,44 +160,84 @@ def parse_answer(text: str, kind: str, labels: Mapping[str, Sequence[str]]) -> s
         labels: for each categorical kind the values that exist.
 
     Returns:
-        The label as ``labels`` spell it, the number of a quantity without its unit, or for ``"json"`` the canonical
-        JSON text of an object with exactly the keys technology and link.
+        :data:`CANNOT_TELL` where that is said, the label as ``labels`` spell it, the value of a choice, the number of
+        a quantity without its unit, a count ("3", "more than 8"), or for ``"json"`` the canonical JSON text of an
+        object that ``summary.schema.json`` of the library allows.
 
     Raises:
         ConfigError: the kind cannot be parsed.
     """
     said = text.strip().removesuffix(".").strip()
-    if kind == "json":
+    if kind not in KINDS or KINDS[kind].form == "text":
+        readable = [name for name, template in KINDS.items() if template.form != "text"]
+        raise ConfigError(f"answers of kind {kind!r}", f"one of {readable}")
+    template = KINDS[kind]
+    if said.casefold() == CANNOT_TELL:
+        return CANNOT_TELL
+    if template.form == "json":
         return _parse_json(said, labels)
-    if kind not in KINDS or kind == "description":
-        raise ConfigError(f"answers of kind {kind!r}", f"one of {[name for name in KINDS if name != 'description']}")
-    if KINDS[kind].unit:
-        found = re.fullmatch(rf"(-?\d+(?:\.\d+)?)\s*{KINDS[kind].unit.strip()}", said, re.IGNORECASE)
-        return f"{float(found[1]):g}" if found else None
-    known = ("yes", "no") if kind == "padded" else labels.get(kind, ())
+    if template.form == "quantity":
+        found = re.fullmatch(rf"(-?\d+(?:\.\d+)?)\s*{template.unit}", said, re.IGNORECASE)
+        return f"{float(found[1]):.7g}" if found else None
+    if template.form == "count":
+        return said.casefold() if re.fullmatch(rf"\d+|more than {MOST_COUNTED}", said, re.IGNORECASE) else None
+    known = template.values or labels.get(kind, ())
     return {label.casefold(): label for label in known}.get(said.casefold())
 
 
-def _answer(facts: Mapping[str, str], kind: str) -> str:
-    if kind == "description":
-        return caption(facts)
-    if kind == "json":
-        return _canonical({name: facts[name] for name in KINDS[kind].needs})
-    return facts[KINDS[kind].needs[0]] + KINDS[kind].unit
+def _relevant(facts: Mapping[str, str], kind: str) -> dict[str, str]:
+    """The facts that an answer of a kind relies on."""
+    template = KINDS[kind]
+    if template.form == "text":
+        return dict(facts)
+    names = template.fields if template.form == "json" else template.needs
+    return {name: facts[name] for name in names if name in facts}
 
 
-def _canonical(plain: Mapping[str, str]) -> str:
+def _answer(known: Mapping[str, str], kind: str) -> str:
+    template = KINDS[kind]
+    if template.form == "text":
+        return caption(known)
+    if template.form == "json":
+        return _canonical({name: _plain(known[fact]) for fact, name in template.fields.items() if fact in known})
+    # What is asked of noise alone is about the signal that is not there; only counts and absence have answers.
+    silent = kind != "absence" and known[template.needs[0]] == CANNOT_TELL
+    return CANNOT_TELL if silent else template.answer.format(**known)
+
+
+def _plain(value: str) -> str | int:
+    """A fact as JSON has it: whole numbers as such."""
+    return int(value) if re.fullmatch(r"-?\d+", value) else value
+
+
+def _canonical(plain: Mapping[str, Any]) -> str:
     return json.dumps(plain, ensure_ascii=False)
 
 
 def _parse_json(text: str, labels: Mapping[str, Sequence[str]]) -> str | None:
     try:
         plain = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
-    needs = KINDS["json"].needs
-    if not isinstance(plain, dict) or set(plain) != set(needs):
+    template = KINDS["json"]
+    required = {template.fields[need] for need in template.needs}
+    if not isinstance(plain, dict) or not required <= set(plain) <= set(template.fields.values()):
         return None
-    values = [parse_answer(plain[name], name, labels) if isinstance(plain[name], str) else None for name in needs]
-    known = [value for value in values if value is not None]
-    return _canonical(dict(zip(needs, known, strict=True))) if len(known) == len(needs) else None
+    read = {name: _field(plain[name], fact, labels) for fact, name in template.fields.items() if name in plain}
+    return None if None in read.values() else _canonical(read)
+
+
+def _field(value: Any, fact: str, labels: Mapping[str, Sequence[str]]) -> str | int | None:
+    """A field of JSON, normalised; None where it is not of the fact's form."""
+    template = KINDS[fact]
+    if fact == "emissions" and value == CANNOT_TELL:
+        return None
+    if isinstance(value, str):
+        if template.form in ("quantity", "count") and re.fullmatch(r"-?\d+.*", value):
+            return None  # a number is said as a number
+        return parse_answer(value, fact, labels)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or template.form not in ("quantity", "count"):
+        return None
+    said = parse_answer(f"{value} {template.unit}", fact, labels)
+    return None if said is None else _plain(said)

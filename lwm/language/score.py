@@ -1,8 +1,11 @@
-"""Scores of RF-GPT on held-out captures: right answers, answers that cannot be read, and the majority baseline."""
+"""Scores of whoever answers questions about captures: RF-GPT and its baselines meet the same questions.
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+The scorer knows an :class:`~lwm.language.answerers.Answerer`, a function from captures and questions to texts, and
+nothing of what is behind it.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,42 +13,25 @@ import numpy as np
 from lwm.console import progress, say
 from lwm.data.dataset import SpectrogramDataset
 from lwm.errors import ConfigError, DatasetError
-from lwm.language.ask import load_rfgpt
-from lwm.language.captions import facts_of
-from lwm.language.instructions import KINDS, Pair, make_pair, parse_answer
-from lwm.language.rfgpt import RFGPT
+from lwm.language.answerers import Answerer, RFGPTAnswerer
+from lwm.language.converse import load_rfgpt
+from lwm.language.datamodule import label_values
+from lwm.language.metrics import SCORED, Scored, summary
+from lwm.language.questions import Asked, Labels, balanced, questions_about, read_value, require_kinds
 from lwm.seeding import rng_for
 
-SCORED = ("technology", "link")
-"""Kinds that :func:`score` asks when it is not told."""
-_BATCH = 64
-# Enough for the longest label or JSON answer; one that is cut off cannot be parsed and is counted as such.
-_LONGEST_ANSWER = 32
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One question about one sample: what was asked, what was said, and what that was read as."""
-
-    sample: int
-    pair: Pair
-    said: str
-    parsed: str | None
-    truth: str
-
-    @property
-    def right(self) -> bool:
-        """Whether the answer was readable and true."""
-        return self.parsed == self.truth
+_BATCH = 32
+"""Captures that a contestant is given at a time."""
 
 
 def score(
-    model: str,
-    data: str,
+    model: str | Path,
+    data: str | Path,
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
     kinds: Sequence[str] = SCORED,
+    per_kind: int | None = None,
 ) -> dict[str, Any]:
     """Ask RF-GPT about the samples of a data set and compare its answers with the records.
 
@@ -54,106 +40,119 @@ def score(
     Args:
         model: RF-GPT's model folder.
         data: data set's folder.
-        split: of the data set.
+        split: of the data set; test is of a site that the others have not.
         limit: at most so many questions; None asks about every sample.
         seed: draws samples and phrasings.
-        kinds: kinds of questions (see `lwm.language.instructions.KINDS`), without "description".
+        kinds: kinds of questions (see `lwm.language.instructions.KINDS`).
+        per_kind: at most so many questions of each kind, all answers of a kind equally often; None asks them all.
 
     Returns:
-        For each kind ``KIND_accuracy`` (share of right answers, unreadable ones counted as wrong) and
-        ``KIND_majority`` (what always giving this split's commonest answer would get); ``parse_failures``,
-        ``questions``, ``samples``, ``split``, ``seed``; ``confusion`` of technologies: truth, then what was read.
+        Of :func:`~lwm.language.metrics.summary`, with ``samples``, ``split`` and ``seed``.
 
     Raises:
         ConfigError: an unknown kind, or a limit below one question of each kind.
         DatasetError: no sample offers these kinds.
         RecipeMismatch: the data are of another recipe than the model's.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS or kind == "description"]
-    if unknown or not kinds:
-        raise ConfigError(f"question kinds {unknown or list(kinds)}", f"some of {[*KINDS]} without 'description'")
-    if limit is not None and limit < len(kinds):
-        raise ConfigError(f"limit {limit}", f"at least {len(kinds)}, one question of each kind")
     rfgpt = load_rfgpt(model)
     dataset = SpectrogramDataset(data, split)
     rfgpt.recipe.require_same(dataset.recipe)
-    order = rng_for(seed, "score").permutation(len(dataset))
-    chosen = np.sort(order if limit is None else order[: limit // len(kinds)])
-    scored = ask_samples(rfgpt, dataset, chosen, kinds, seed)
-    found = summary(scored, kinds) | {"samples": len(chosen), "split": split, "seed": seed}
+    labels = merged_labels(label_values(dataset), rfgpt.labels)
+    asked = draw_questions(dataset, labels, kinds, seed, limit, per_kind)
+    found = summary(ask_questions(RFGPTAnswerer(rfgpt), dataset, asked, labels), kinds)
     for kind in kinds:
         say(f"{kind}: {found[f'{kind}_accuracy']:.3f} right; majority {found[f'{kind}_majority']:.3f}")
     say(f"{found['parse_failures']} of {found['questions']} answers could not be read")
-    return found
+    return found | {"samples": len({one.sample for one in asked}), "split": split, "seed": seed}
+
+
+def draw_questions(
+    data: SpectrogramDataset,
+    labels: Labels,
+    kinds: Sequence[str],
+    seed: int,
+    limit: int | None = None,
+    per_kind: int | None = None,
+) -> list[Asked]:
+    """The questions of a score, in the samples' order; arguments and errors as of :func:`score`."""
+    require_kinds(kinds)
+    if limit is not None and limit < len(kinds):
+        raise ConfigError(f"limit {limit}", f"at least {len(kinds)}, one question of each kind")
+    order = rng_for(seed, "score").permutation(len(data))
+    chosen = np.sort(order if limit is None else order[: limit // len(kinds)])
+    asked = questions_about(data, chosen, kinds, seed)
+    return asked if per_kind is None else balanced(asked, per_kind, seed, labels)
 
 
 def ask_samples(
-    model: RFGPT, data: SpectrogramDataset, samples: Sequence[int] | np.ndarray, kinds: Sequence[str], seed: int
+    answerer: Answerer,
+    data: SpectrogramDataset,
+    samples: Sequence[int] | np.ndarray,
+    kinds: Sequence[str],
+    seed: int,
+    labels: Labels | None = None,
 ) -> list[Scored]:
-    """One question of each kind about each sample that offers it; the tower sees every picture once.
+    """One question of each kind about each sample that offers it.
 
     Raises:
         DatasetError: no sample offers any of these kinds.
     """
+    asked = questions_about(data, samples, kinds, seed)
+    return ask_questions(answerer, data, asked, label_values(data) if labels is None else labels)
+
+
+def ask_questions(
+    answerer: Answerer, data: SpectrogramDataset, asked: Sequence[Asked], labels: Labels, batch: int = _BATCH
+) -> list[Scored]:
+    """Put questions to a contestant and read what it says; every picture is handed over once.
+
+    Args:
+        answerer: the contestant.
+        data: what is asked about.
+        asked: the questions, those about one sample behind each other.
+        labels: for each categorical kind the values that an answer may have.
+        batch: samples handed over at a time.
+
+    Raises:
+        DatasetError: the contestant gave another number of answers.
+    """
     scored: list[Scored] = []
-    with progress("questions", len(samples) * len(kinds), "questions") as bar:
-        for first in range(0, len(samples), _BATCH):
-            chosen = np.asarray(samples[first : first + _BATCH])
-            rf = model.encode(data.batch(chosen)["spectrogram"])
-            rows, pairs = _questions(data, chosen, kinds, seed)
-            for start in range(0, len(pairs), 2 * _BATCH):
-                part = slice(start, start + 2 * _BATCH)
-                asked = [pair.question for pair in pairs[part]]
-                texts = model.generate(rf[rows[part]], asked, _LONGEST_ANSWER).texts
-                read = zip(rows[part], pairs[part], texts, strict=True)
-                scored += [_scored(int(chosen[row]), pair, text, model) for row, pair, text in read]
-            bar.update(len(chosen) * len(kinds))
-    if not scored:
-        raise DatasetError(f"no sample of {data.root} says its {' or '.join(kinds)}", "labelled samples")
+    with progress("questions", len(asked), "questions") as bar:
+        for samples, part in _batches(asked, batch):
+            row = {sample: number for number, sample in enumerate(samples)}
+            captures = data.batch(samples)["spectrogram"]
+            said = answerer(captures, [one.question(row[one.sample]) for one in part])
+            sure = said.confidences if said.confidences is not None else [None] * len(said.texts)
+            if not len(said.texts) == len(sure) == len(part):
+                raise DatasetError(f"{len(said.texts)} answers to {len(part)} questions", "one answer a question")
+            answers = zip(part, said.texts, sure, strict=True)
+            scored += [_scored(one, text, value, labels) for one, text, value in answers]
+            bar.update(len(part))
     return scored
 
 
-def summary(scored: Sequence[Scored], kinds: Sequence[str] = SCORED) -> dict[str, Any]:
-    """Accuracies, majority baselines and parse failures; NaN-free: a kind that nobody was asked is an error.
-
-    Raises:
-        DatasetError: a kind without a question.
-    """
-    found: dict[str, Any] = {}
-    for kind in kinds:
-        mine = [one for one in scored if one.pair.kind == kind]
-        if not mine:
-            raise DatasetError(f"no sample says its {kind}", "labelled samples", "ask other kinds")
-        found[f"{kind}_accuracy"] = sum(one.right for one in mine) / len(mine)
-        found[f"{kind}_majority"] = Counter(one.truth for one in mine).most_common(1)[0][1] / len(mine)
-    found["parse_failures"] = sum(one.parsed is None for one in scored)
-    found["questions"] = len(scored)
-    confusion: dict[str, Counter[str]] = {}
-    for one in scored:
-        if one.pair.kind == "technology":
-            confusion.setdefault(one.truth, Counter())[one.parsed or "unreadable"] += 1
-    found["confusion"] = {truth: dict(counts) for truth, counts in sorted(confusion.items())}
-    return found
+def merged_labels(*parts: Labels) -> dict[str, list[str]]:
+    """Labels that any part knows: a wrong label is a wrong answer, not one that cannot be read."""
+    merged: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for kind, values in part.items():
+            merged.setdefault(kind, {}).update(dict.fromkeys(values))
+    return {kind: list(values) for kind, values in merged.items()}
 
 
-def _questions(
-    data: SpectrogramDataset, chosen: np.ndarray, kinds: Sequence[str], seed: int
-) -> tuple[list[int], list[Pair]]:
-    """Rows of ``chosen`` and the questions about them."""
-    rows: list[int] = []
-    pairs: list[Pair] = []
-    columns = data.recipe.size[1]
-    for row, sample in enumerate(chosen):
-        facts = facts_of(data.record(int(sample)), columns)
-        rng = rng_for(seed, "score", int(sample))
-        for kind in kinds:
-            if all(need in facts for need in KINDS[kind].needs):
-                rows.append(row)
-                pairs.append(make_pair(facts, kind, rng, context=True))
-    return rows, pairs
+def _batches(asked: Sequence[Asked], batch: int) -> Iterator[tuple[list[int], list[Asked]]]:
+    """Questions about ``batch`` samples at a time, with those samples."""
+    samples = list(dict.fromkeys(one.sample for one in asked))
+    about: dict[int, list[Asked]] = {sample: [] for sample in samples}
+    for one in asked:
+        about[one.sample].append(one)
+    for first in range(0, len(samples), batch):
+        part = samples[first : first + batch]
+        yield part, [one for sample in part for one in about[sample]]
 
 
-def _scored(sample: int, pair: Pair, said: str, model: RFGPT) -> Scored:
-    # A label that the model was never taught cannot be read from it either: the question stays, and is lost.
-    truth = parse_answer(pair.answer, pair.kind, model.labels) or pair.answer
-    return Scored(sample, pair, said, parse_answer(said, pair.kind, model.labels), truth)
+def _scored(one: Asked, said: str, confidence: float | None, labels: Labels) -> Scored:
+    # A truth that is no label can be met by no answer: the question stays, and is lost.
+    truth = read_value(one.pair.answer, one.pair.kind, labels) or one.pair.answer
+    read = read_value(said, one.pair.kind, labels)
+    return Scored(one.sample, one.pair, said, read, truth, confidence, one.snr_db)

@@ -1,24 +1,24 @@
 """A small byte-level BPE tokenizer with ChatML turns, made from the instruction texts themselves."""
 
 import json
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lwm.errors import ConfigError, ModelError
+from lwm.language.chat import RF, Turn, Turns, align, as_turns, shown
 
-PAD, RF, START, END = "<pad>", "<rf>", "<|im_start|>", "<|im_end|>"
+PAD, START, END = "<pad>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (PAD, RF, START, END)
-IGNORED = -100
-"""Label of a token that the loss leaves out (the convention of transformers and ``cross_entropy``)."""
 
 
 class ChatTokenizer:
     """Text to token numbers and back, with one chat template.
 
-    A conversation is ``<|im_start|>user\\n<rf>...<rf>QUESTION<|im_end|>\\n<|im_start|>assistant\\nANSWER<|im_end|>``;
-    each ``<rf>`` is a place that an RF token takes. Bytes are the base alphabet, so any text can be encoded; digits
+    A conversation is ``<|im_start|>user\\n<rf>...<rf>QUESTION<|im_end|>\\n<|im_start|>assistant\\nANSWER<|im_end|>``,
+    and so on with further turns; each ``<rf>`` is a place that an RF token takes. It is a
+    :class:`~lwm.language.chat.Chat`. Bytes are the base alphabet, so any text can be encoded; digits
     are single tokens, so that numbers never seen in training are still read digit by digit.
 
     Args:
@@ -35,6 +35,7 @@ class ChatTokenizer:
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         self.pad_id, self.rf_id, self.start_id, self.end_id = (vocabulary[token] for token in SPECIAL)
+        self.end_ids = frozenset({self.end_id})
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 1024) -> Self:
@@ -94,47 +95,51 @@ class ChatTokenizer:
             kept.append(int(number))
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
-    def prompt(self, question: str, rf_tokens: int) -> list[int]:
-        """Token numbers up to where the answer begins.
+    def prompt(self, turns: Turns, rf_tokens: int) -> list[int]:
+        """Token numbers up to where the answer begins; see :meth:`lwm.language.chat.Chat.prompt`."""
+        return self.encode(_opened(_checked(as_turns(turns, "user")), rf_tokens))
 
-        Args:
-            question: what is asked; not empty, without special tokens.
-            rf_tokens: number of ``<rf>`` places, before the question.
+    def pair(self, turns: Turns, answer: str, rf_tokens: int) -> tuple[list[int], list[int]]:
+        """Token numbers and labels of a conversation with its answer; see :meth:`lwm.language.chat.Chat.pair`."""
+        asked = as_turns(turns, "user")
+        return self._labelled([*asked, Turn("assistant", answer)], rf_tokens, first=len(asked))
 
-        Raises:
-            ConfigError: the question is empty or holds a special token.
-        """
-        return self.encode(_prompt_text(_checked(question, "question"), rf_tokens))
+    def conversation(self, turns: Sequence[Turn], rf_tokens: int) -> tuple[list[int], list[int]]:
+        """Token numbers and labels on every answer; see :meth:`lwm.language.chat.Chat.conversation`."""
+        return self._labelled(turns, rf_tokens, first=0)
 
-    def pair(self, question: str, answer: str, rf_tokens: int) -> tuple[list[int], list[int]]:
-        """Token numbers and labels of one question with its answer.
+    def _labelled(self, turns: Sequence[Turn], rf_tokens: int, first: int) -> tuple[list[int], list[int]]:
+        """Labels on the answers from turn ``first`` on."""
+        said = _checked(as_turns(turns, "assistant"))
+        parts: list[tuple[list[int], list[int]]] = []
+        for number, turn in enumerate(said):
+            if turn.role == "assistant" and number >= first:
+                before = _opened(said[:number], rf_tokens)
+                parts.append((self.encode(before), self.encode(before + turn.text + END)))
+        whole = self.encode(_opened(said[:-1], rf_tokens) + said[-1].text + END)
+        return whole, align(whole, parts, said[-1].text)
 
-        Labels are :data:`IGNORED` everywhere but on the answer and its end of turn.
+    def get_config(self) -> dict[str, Any]:
+        """JSON-able dict for :func:`lwm.language.chat.chat_from_config`."""
+        return {"kind": "bpe", "tokenizer": self.to_json()}
 
-        Raises:
-            ConfigError: question or answer is empty or holds a special token, or the tokens of the prompt are not
-                the beginning of the tokens of the whole, so that no label can be aligned.
-        """
-        before = self.prompt(question, rf_tokens)
-        text = _prompt_text(question, rf_tokens) + _checked(answer, "answer") + END
-        whole = self.encode(text)
-        if whole[: len(before)] != before:
-            raise ConfigError(
-                f"answer {answer!r} to {question!r} cannot be aligned with the template",
-                "tokens that begin where the answer begins",
-                "remove white space at its beginning",
-            )
-        return whole, [IGNORED] * len(before) + whole[len(before) :]
-
-
-def _prompt_text(question: str, rf_tokens: int) -> str:
-    return f"{START}user\n{RF * rf_tokens}{question}{END}\n{START}assistant\n"
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """The tokenizer that :meth:`get_config` described; ModelError when it is none."""
+        if set(config) != {"kind", "tokenizer"} or not isinstance(config["tokenizer"], str):
+            raise ModelError(f"a chat config of {sorted(config)}", "kind and tokenizer")
+        return cls.from_json(config["tokenizer"])
 
 
-def _checked(text: str, what: str) -> str:
-    if not text.strip():
-        raise ConfigError(f"an empty {what}", f"some text as {what}", "ask something, for example: Which technology?")
-    inside = [token for token in SPECIAL if token in text]
-    if inside:
-        raise ConfigError(f"{what} {text!r} holds {inside}", f"a {what} without the template's own tokens")
-    return text
+def _opened(turns: Sequence[Turn], rf_tokens: int) -> str:
+    """The turns, and the beginning of the assistant's next one."""
+    return "".join(f"{START}{t.role}\n{shown(t, rf_tokens)}{END}\n" for t in turns) + f"{START}assistant\n"
+
+
+def _checked(turns: list[Turn]) -> list[Turn]:
+    for turn in turns:
+        inside = [token for token in SPECIAL if token in turn.text]
+        if inside:
+            what = "answer" if turn.role == "assistant" else "question"
+            raise ConfigError(f"{what} {turn.text!r} holds {inside}", f"a {what} without the template's own tokens")
+    return turns

@@ -98,22 +98,25 @@ def occupancy_records(
         episodes: draws of them.
         seed: of the draws.
     """
-    truth = occupied_patches(pictures.clean, patch).gather(1, probed_patches(pictures, patch)).numpy().astype(np.int64)
     dataset = pictures.dataset
-    sort = dataset.labels["technology"]
+    # Noise alone has no technology and no channel draw.
+    known = np.flatnonzero(dataset.labels["technology"] >= 0)
+    truth = occupied_patches(pictures.clean, patch).gather(1, probed_patches(pictures, patch)).numpy().astype(np.int64)
+    truth, sort = truth[known], dataset.labels["technology"][known]
     task = FewShotTask("occupancy", ("technology",), k=k, episodes=episodes, test_per_class=PICTURES)
     names = dataset.label_names["technology"]
     held = [code for code in range(len(names)) if (sort == code).any()]
-    samples = Samples([names[code] for code in held], np.searchsorted(held, sort), _channels(dataset), pictures.keys)
+    channels, keys = _channels(dataset)[known], pictures.keys[known]
+    samples = Samples([names[code] for code in held], np.searchsorted(held, sort), channels, keys)
     if len(held) < 2:
         # Draws want classes; with one technology, halves of the pictures stand in for them.
-        samples = replace(samples, classes=["even", "odd"], codes=np.argsort(np.argsort(pictures.keys)) % 2)
+        samples = replace(samples, classes=["even", "odd"], codes=np.argsort(np.argsort(keys)) % 2)
         task = replace(task, test_per_class=PICTURES // 2)
     for episode in EpisodeDraw(samples, task, seed):
         count = truth.shape[1]
         train, validation, test = (_rows(part, count) for part in (episode.train, episode.validation, episode.test))
         codes = truth.reshape(-1)
-        flat = [features.reshape(len(codes), -1) for features in layers]
+        flat = [features[known].reshape(len(codes), -1) for features in layers]
         for record in _by_layer(flat, codes, train, validation, test):
             yield {"task": "occupancy", "labels": [], "k": episode.k, "episode": episode.number} | record
 

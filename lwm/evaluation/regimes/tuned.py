@@ -11,6 +11,7 @@ from lwm.evaluation.features import layer_tokens, trainable_copy
 from lwm.evaluation.probe import Probe
 from lwm.evaluation.task import Budget
 from lwm.models.head import Head, TokenShape
+from lwm.models.lora import add_lora
 from lwm.registry import HEADS, load, names
 
 Groups = list[dict[str, Any]]
@@ -137,15 +138,10 @@ def with_lora(encoder: Any, rank: int) -> Any:
     Raises:
         ModelError: its blocks' layers have other names.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=LORA_TARGETS)
     try:
-        inject_adapter_in_model(config, encoder)
-    except ValueError as error:
+        add_lora(encoder, {"rank": rank, "targets": LORA_TARGETS})
+    except ConfigError as error:
         raise ModelError(f"LoRA on a {type(encoder).__name__}", f"layers named {LORA_TARGETS}") from error
-    for name, weight in encoder.named_parameters():
-        weight.requires_grad_("lora_" in name)
     return encoder
 
 

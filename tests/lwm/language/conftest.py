@@ -15,6 +15,7 @@ from lwm.models.encoder import build_encoder
 from lwm.seeding import rng_for
 from lwm.signal.recipe import recipe_named
 from lwm.tasks.instruct import InstructionTuning
+from lwm.tasks.instruct_options import Stage
 
 TECHNOLOGIES = ("alpha", "beta", "gamma")
 LINKS = ("downlink", "uplink", "downlink")
@@ -65,7 +66,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     data = write_world(root / "data")
     tower = save_pretrained(build_encoder("tiny", recipe_named("small"), -3.0, 10.0, seed=1), root / "tower")
     pl.seed_everything(0, verbose=False)
-    task = InstructionTuning(str(tower), llm="test", token_rows=4, token_columns=2, learning_rate=4e-3)
+    task = InstructionTuning(
+        str(tower), llm="test", token_rows=4, token_columns=2, stages=[Stage(adapter=4e-3, llm=4e-3)]
+    )
     module = InstructionDataModule(str(data), batch_size=24)
     trainer = pl.Trainer(
         max_epochs=20,

@@ -13,7 +13,8 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.errors import ConfigError, ModelError
 from lwm.hub import check_model, from_pretrained, save_pretrained
 from lwm.language.llm import build_llm, llm_config
-from lwm.language.rfgpt import RFGPT, RFMerge
+from lwm.language.merge import RFMerge
+from lwm.language.rfgpt import RFGPT
 from lwm.language.tokenizer import ChatTokenizer
 
 QUESTIONS = ["Which technology is this?", "Sampled at 7.68 MHz. Is this downlink or uplink?", "What is the SNR?"]
@@ -51,8 +52,8 @@ def test_a_grid_that_cannot_be_cut_is_refused(target: tuple[int, int]) -> None:
 
 def test_rf_tokens_take_their_places_and_no_other(model: RFGPT, pictures: torch.Tensor) -> None:
     rf = model.encode(pictures[:2])
-    ids = torch.tensor([model.tokenizer.prompt(QUESTIONS[0], model.rf_tokens)] * 2)
-    places = ids[0] == model.tokenizer.rf_id
+    ids = torch.tensor([model.chat.prompt(QUESTIONS[0], model.rf_tokens)] * 2)
+    places = ids[0] == model.chat.rf_id
     embedded = model.embed(rf, ids)
     torch.testing.assert_close(embedded[:, places], model.adapter(rf))
     torch.testing.assert_close(embedded[:, ~places], model.llm.get_input_embeddings()(ids)[:, ~places])
@@ -79,10 +80,10 @@ def test_padding_is_hidden_from_a_model_that_has_not_learned_to_overlook_it(
 
 
 def test_left_padding_changes_no_logit(model: RFGPT, pictures: torch.Tensor) -> None:
-    prompt = model.tokenizer.prompt(QUESTIONS[0], model.rf_tokens)
+    prompt = model.chat.prompt(QUESTIONS[0], model.rf_tokens)
     rf = model.encode(pictures[:1])
     plain = torch.tensor([prompt])
-    padded = torch.tensor([[model.tokenizer.pad_id] * 7 + prompt])
+    padded = torch.tensor([[model.chat.pad_id] * 7 + prompt])
     mask = torch.tensor([[0] * 7 + [1] * len(prompt)])
     with torch.no_grad():
         positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -140,7 +141,7 @@ def test_configs_that_do_not_fit_are_refused(model: RFGPT) -> None:
         RFGPT.from_config({k: v for k, v in config.items() if k != "labels"}, model.recipe)
     small = ChatTokenizer.train(["x"], 260)
     with pytest.raises(ModelError, match="vocabulary"):
-        RFGPT(model.tower, build_llm("test", small.vocab_size + 1), small, {})
+        RFGPT(model.tower, build_llm("test", small.vocab_size - 1), small, {})
 
 
 def test_any_causal_model_of_transformers_can_be_the_language_model() -> None:

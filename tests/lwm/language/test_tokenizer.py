@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from lwm.errors import ConfigError, ModelError
-from lwm.language.tokenizer import IGNORED, SPECIAL, ChatTokenizer
+from lwm.language.chat import IGNORED, Turn, chat_from_config
+from lwm.language.tokenizer import SPECIAL, ChatTokenizer
 
 TEXTS = ["Which technology is this?", "LTE", "What is the SNR?", "15 dB", "The capture lasts 16 ms."]
 
@@ -33,6 +34,27 @@ def test_the_prompt_has_the_template_and_its_rf_places(tokenizer: ChatTokenizer)
     assert ids.count(tokenizer.rf_id) == 4
     assert [i for i, token in enumerate(ids) if token == tokenizer.end_id] == [ids.index(start, 1) - 2]
     assert tokenizer.decode(ids[ids.index(start, 1) + 1 :]) == "assistant\n"
+
+
+def test_every_answer_of_a_conversation_is_labelled_and_nothing_else(tokenizer: ChatTokenizer) -> None:
+    said = [Turn("system", "Be short."), Turn("user", "Which technology is this?", 2), Turn("assistant", "LTE")]
+    said += [Turn("user", "What is the SNR?"), Turn("assistant", "15 dB")]
+    ids, labels = tokenizer.conversation(said, 3)
+    end = tokenizer.end_id
+    assert [label for label in labels if label != IGNORED] == [
+        *tokenizer.encode("LTE"),
+        end,
+        *tokenizer.encode("15 dB"),
+        end,
+    ]
+    assert all(label in (IGNORED, token) for label, token in zip(labels, ids, strict=True))
+    assert ids.count(tokenizer.rf_id) == 6
+    assert tokenizer.decode(tokenizer.prompt(said[:-1], 3)) == "system\nBe short."
+    asked, labels = tokenizer.pair(said[:-1], "15 dB", 3)
+    assert asked == ids
+    assert [label for label in labels if label != IGNORED] == [*tokenizer.encode("15 dB"), end]
+    again = chat_from_config(tokenizer.get_config())
+    assert again.conversation(said, 3)[0] == ids
 
 
 def test_an_answer_that_merges_with_the_template_is_refused() -> None:

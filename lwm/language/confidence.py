@@ -1,0 +1,206 @@
+"""How likely an answer is right: from the probability that the model gave its tokens, calibrated on validation.
+
+A language model's own probability of its answer orders answers well and is too high or too low as a number. For each
+kind of question a rising curve from log probability to the share of right answers is fitted on the validation split:
+isotonic where there are enough answers, else Platt's logistic curve (Platt 1999; Zadrozny and Elkan 2002). The curves
+are plain numbers and are kept in the model folder's config.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lwm.errors import ConfigError, ModelError
+from lwm.language.metrics import confidence_error
+
+Method = Literal["auto", "isotonic", "platt"]
+ENOUGH = 200
+"""Answers of a kind from which on ``"auto"`` is isotonic: with fewer its steps follow the noise (ours)."""
+LEAST = 10
+"""Answers that a kind needs for a curve of its own (ours)."""
+POOLED = ""
+"""Name of the curve over all kinds, for questions of no known kind."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rising curve from an answer's log probability (nats) to the probability that it is right.
+
+    Args:
+        x: log probabilities, rising.
+        y: confidences, never falling; between two ``x`` they are interpolated, beyond the ends constant.
+        slope: of a logistic curve per nat, not negative; None where ``x`` and ``y`` say it.
+        offset: of the logistic curve.
+
+    Raises:
+        ModelError: numbers that are no such curve.
+    """
+
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    slope: float | None = None
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        numbers = (*self.x, *self.y, self.slope or 0.0, self.offset)
+        sound = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        if sound and self.slope is None:
+            rising = all(a < b for a, b in zip(self.x, self.x[1:], strict=False))
+            bounds = (0.0, *self.y, 1.0)
+            sound = rising and 0 < len(self.x) == len(self.y) and list(bounds) == sorted(bounds)
+        elif sound:
+            sound = not self.x and not self.y and self.slope is not None and self.slope >= 0
+        if not sound:
+            raise ModelError("a confidence curve that does not rise", "what Confidence.fit gives", "fit it again")
+
+    def __call__(self, log_probability: npt.ArrayLike) -> Floats:
+        """Confidence of log probabilities (nats), element by element."""
+        given = np.asarray(log_probability, np.float64)
+        if self.slope is None:
+            return np.interp(given, self.x, self.y)
+        from scipy.special import expit
+
+        risen: Floats = expit(self.slope * given + self.offset)
+        return risen
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Curves by kind of question; without any the model's own probability is the confidence.
+
+    Args:
+        curves: by kind; :data:`POOLED` for questions of no known kind.
+    """
+
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether anything was fitted."""
+        return bool(self.curves)
+
+    def of(self, log_probability: float, kind: str | None = None) -> float:
+        """Confidence of one answer, 0 to 1.
+
+        Args:
+            log_probability: sum over the answer's tokens, its end included (nats, at most 0).
+            kind: of its question; one without a curve of its own, or None, takes the pooled one.
+
+        Raises:
+            ConfigError: a log probability above 0 or not a number.
+        """
+        if not log_probability <= 1e-6:
+            raise ConfigError(f"log probability {log_probability}", "nats, at most 0")
+        curve = self.curves.get(kind or POOLED, self.curves.get(POOLED))
+        return float(min(1.0, math.exp(log_probability)) if curve is None else curve(log_probability))
+
+    @classmethod
+    def fit(
+        cls,
+        log_probabilities: Sequence[float] | Floats,
+        right: Sequence[bool] | npt.NDArray[np.bool_],
+        kinds: Sequence[str],
+        method: Method = "auto",
+    ) -> Self:
+        """Curves from answers of the validation split.
+
+        Args:
+            log_probabilities: of the answers ``[N]``, nats.
+            right: whether each was ``[N]``.
+            kinds: kind of each question ``[N]``; kinds with fewer than :data:`LEAST` answers are only pooled.
+            method: of every curve.
+
+        Raises:
+            ConfigError: arrays of different length, fewer than :data:`LEAST` answers, or an unknown method.
+        """
+        x, truth, named = np.asarray(log_probabilities, np.float64), np.asarray(right, bool), np.asarray(kinds)
+        if not len(x) == len(truth) == len(named) or len(x) < LEAST or not np.isfinite(x).all():
+            raise ConfigError(
+                f"{len(x)} log probabilities, {len(truth)} verdicts and {len(named)} kinds",
+                f"as many of each, {LEAST} or more, all finite",
+            )
+        if method not in ("auto", "isotonic", "platt"):
+            raise ConfigError(f"method {method!r}", "auto, isotonic or platt")
+        chosen = {str(kind): named == kind for kind in sorted(set(kinds)) if (named == kind).sum() >= LEAST}
+        chosen[POOLED] = np.ones(len(x), bool)
+        return cls({kind: _curve(x[mine], truth[mine], method) for kind, mine in chosen.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: for each kind the numbers of its curve."""
+        return {kind: asdict(c) | {"x": list(c.x), "y": list(c.y)} for kind, c in self.curves.items()}
+
+    @classmethod
+    def from_dict(cls, plain: Any) -> Self:
+        """What :meth:`to_dict` gave; ModelError where it is none."""
+        if not isinstance(plain, dict):
+            raise ModelError(f"confidence of type {type(plain).__name__}", "curves by kind of question")
+        curves = {}
+        for kind, numbers in plain.items():
+            if not isinstance(numbers, dict) or set(numbers) != {"x", "y", "slope", "offset"}:
+                raise ModelError(f"a confidence curve {numbers!r:.80}", "x, y, slope and offset", "fit it again")
+            try:
+                curves[str(kind)] = Curve(tuple(numbers["x"]), tuple(numbers["y"]), numbers["slope"], numbers["offset"])
+            except TypeError as error:
+                raise ModelError(f"a confidence curve of no numbers ({error})", "what Confidence.fit gives") from None
+        return cls(curves)
+
+
+def before_and_after(
+    confidence: Confidence,
+    log_probabilities: Sequence[float] | Floats,
+    right: Sequence[bool] | npt.NDArray[np.bool_],
+    kinds: Sequence[str],
+) -> dict[str, float]:
+    """Expected calibration error (:func:`lwm.language.metrics.confidence_error`) of other answers than the curves' own.
+
+    Returns:
+        ``ece_before`` of the model's own probability, ``ece_after`` of the calibrated confidence, ``answers``.
+
+    Raises:
+        ConfigError: no answers.
+    """
+    if not len(log_probabilities):
+        raise ConfigError("the calibration error of no answers", "one or more")
+    own = np.exp(np.minimum(np.asarray(log_probabilities, np.float64), 0.0))
+    made = [confidence.of(float(x), kind) for x, kind in zip(log_probabilities, kinds, strict=True)]
+    before, after = confidence_error(own, right), confidence_error(made, right)
+    return {"ece_before": before, "ece_after": after, "answers": float(len(made))}
+
+
+def _curve(x: Floats, right: npt.NDArray[np.bool_], method: Method) -> Curve:
+    if right.all() or not right.any() or np.ptp(x) == 0:
+        # Laplace's rule of succession: ten right answers of ten are no certainty.
+        return Curve((0.0,), (float((right.sum() + 1) / (len(right) + 2)),))
+    if method == "isotonic" or (method == "auto" and len(x) >= ENOUGH):
+        return _isotonic(x, right)
+    return _platt(x, right)
+
+
+def _isotonic(x: Floats, right: npt.NDArray[np.bool_]) -> Curve:
+    from sklearn.isotonic import IsotonicRegression
+
+    smoothed = IsotonicRegression(out_of_bounds="clip").fit(x, right.astype(np.float64))
+    thresholds, levels = smoothed.X_thresholds_, smoothed.y_thresholds_
+    # A step of n answers is as sure as n answers make it: its level shrinks towards one half by Laplace's rule, and
+    # what this turns around is made to rise again.
+    count = np.array([np.sum(np.isclose(smoothed.predict(x), level)) for level in levels])
+    shrunk = np.maximum.accumulate((levels * count + 1) / (count + 2))
+    return Curve(tuple(map(float, thresholds)), tuple(map(float, shrunk)))
+
+
+def _platt(x: Floats, right: npt.NDArray[np.bool_]) -> Curve:
+    from sklearn.linear_model import LogisticRegression
+
+    centre, scale = float(x.mean()), float(x.std())
+    fitted = LogisticRegression(C=1.0).fit((x[:, None] - centre) / scale, right)
+    slope, offset = float(fitted.coef_[0, 0]) / scale, float(fitted.intercept_[0])
+    if slope <= 0:
+        # More probable answers were not more often right: probability says nothing here, the share of right ones does.
+        return Curve((0.0,), (float((right.sum() + 1) / (len(right) + 2)),))
+    return Curve(slope=slope, offset=offset - slope * centre)
