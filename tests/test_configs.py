@@ -78,5 +78,7 @@ def test_router_and_rfgpt_configs_fit_on_the_experts(data: Path, experts: dict[s
         checkpoint, moe = data.parent / name / "checkpoints" / "last.ckpt", data.parent / "models" / name
         assert main(["export", "--checkpoint", str(checkpoint), "--out", str(moe)]) == 0
     for name in shipped_configs("rfgpt"):
-        # Pretrained language models are nothing for a test: the smallest shape stands in for them.
-        fit(name, data, data.parent / name, "--model.init_args.tower", str(moe), "--model.init_args.llm", "test")
+        # Pretrained language models are nothing for a test: the smallest shape stands in for them, and a CPU for GPUs.
+        parts = ["--model.init_args.tower", str(moe), "--model.init_args.llm", "test"]
+        box = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto"]
+        fit(name, data, data.parent / name, *parts, *box)

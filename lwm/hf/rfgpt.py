@@ -24,6 +24,14 @@ _DEFAULTS = {
 """Options of ``from_pretrained`` that a model folder follows anyway, with what they may say."""
 
 
+def _dtype(name: Any) -> torch.dtype:
+    """A floating type of torch, or its name."""
+    found = getattr(torch, name, None) if isinstance(name, str) else name
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ConfigError(f"dtype {name!r}", "a floating type of torch, for example 'bfloat16', or 'auto'")
+    return found
+
+
 class RFGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """An RF-GPT behind ``transformers``' interface; it answers exactly as :class:`lwm.language.rfgpt.RFGPT` does.
 
@@ -118,7 +126,8 @@ class RFGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ModelError: places and pictures do not match.
         """
         given: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values}
-        if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
+        begun = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if inputs_embeds is None and begun and not bool((input_ids == self.rfgpt.chat.rf_id).any()):
             given["input_ids"] = input_ids
         elif inputs_embeds is None:
             given["inputs_embeds"] = self.rfgpt.embed(self._encoded(pixel_values, input_ids), input_ids)
@@ -205,11 +214,12 @@ class RFGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
             found.llm.set_attn_implementation(attn_implementation)
         model = cls.of(found)
         model.config.name_or_path = str(pretrained_model_name_or_path)
-        wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype or "auto", None)
+        for weight in model.parameters() if dtype not in (None, "auto") else ():
+            # Statistics and rotary frequencies are buffers, and stay float32.
+            weight.data = weight.data.to(_dtype(dtype))
         device = next(iter(places), None)
-        wanted_places: dict[str, Any] = {"dtype": wanted, "device": device}
         moved: Any = model
-        return moved.to(**{key: part for key, part in wanted_places.items() if part is not None})
+        return moved if device is None else moved.to(device)
 
     def save_pretrained(  # type: ignore[override] # the other parameters are refused by name
         self, save_directory: Any, is_main_process: bool = True, provenance: dict[str, Any] | None = None, **kwargs: Any

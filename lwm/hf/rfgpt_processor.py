@@ -76,6 +76,8 @@ class RFGPTProcessor(ProcessorMixin):
         if return_tensors != "pt":
             raise ConfigError(f"return_tensors {return_tensors!r}", "'pt'")
         asked, inside = zip(*map(_conversation, _several(text)), strict=True)
+        if captures is not None and any(inside):
+            raise ConfigError("captures in the conversations and beside them", "one of the two")
         shown = [*_listed(captures), *(one for part in inside for one in part)]
         wanted = sum(1 if isinstance(turns, str) else sum(turn.captures for turn in turns) for turns in asked)
         if len(shown) != wanted:

@@ -145,7 +145,7 @@ def _on_base(
     base = config["base"]
     told, place = base["llm"], str(llm or base["llm"]["path"])
     try:
-        loaded = load_llm(place, told["dtype"])
+        loaded = load_llm(place, told["dtype"], revision=None if llm else told["revision"])
     except LWMError as error:
         raise _unfound(folder, "llm", place, told["sha256"], error) from error
     _require(folder, "language model", place, loaded.source.sha256, told["sha256"])

@@ -6,7 +6,7 @@ Stephan 1940) over the data set, so that within a kind the answers come equally 
 Noise alone keeps its share of every kind.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lwm.console import progress
 from lwm.data.dataset import SpectrogramDataset
 from lwm.language.captions import facts_of, title_of
-from lwm.language.facts import CANNOT_TELL
+from lwm.language.facts import CANNOT_TELL, columns_of
 from lwm.language.templates import Kind, library
 from lwm.technology import technology_names
 
@@ -63,13 +63,13 @@ UNBALANCED = Balance()
 """Kinds by their weights; absence asks about the installed technologies, one that is there half of the time."""
 
 
-def balance_of(data: SpectrogramDataset) -> Balance:
-    """The balance of a data set (of one split), from the records of all its samples."""
-    columns = data.recipe.size[1] if data.recipe.axes == "frequency-time" else data.recipe.size[0]
+def balance_of(data: SpectrogramDataset, samples: Sequence[int] | npt.NDArray[np.int64] | None = None) -> Balance:
+    """The balance of a data set (of one split), from the records of some samples, or all."""
+    columns, chosen = columns_of(data.recipe), range(len(data)) if samples is None else samples
     facts = []
-    with progress("facts", len(data), "records") as bar:
-        for index in range(len(data)):
-            facts.append(facts_of(data.record(index), columns))
+    with progress("facts", len(chosen), "records") as bar:
+        for index in chosen:
+            facts.append(facts_of(data.record(int(index)), columns))
             bar.update(1)
     return balance_of_facts(facts)
 

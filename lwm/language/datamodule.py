@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,15 +15,17 @@ from torch.utils.data import Dataset
 from lwm.console import progress
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.loader import ShardLoader
-from lwm.data.manifest import Statistics
+from lwm.data.manifest import FILE_NAME, Statistics
 from lwm.data.sampler import BatchOrder
 from lwm.errors import ConfigError, DatasetError
 from lwm.language.balance import UNBALANCED, Balance, balance_of
 from lwm.language.batches import Encoded, chunks, collate, collate_packed, pack, planned, require_trainable
 from lwm.language.captions import facts_of, title_of
 from lwm.language.chat import Chat
+from lwm.language.facts import columns_of
 from lwm.language.instructions import all_pairs, draw_from
 from lwm.language.tokenizer import ChatTokenizer
+from lwm.output import file_sha256
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe
 
@@ -52,6 +55,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
     Attributes:
         rf: RF tokens ``[N, n, features]`` once :meth:`encode` has run; without them batches hold the pictures.
         window: batches, of all processes together, that make one optimizer step.
+        used: batches of an epoch that are used: as many for each process.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         self.data, self.samples, self.chat, self.rf_tokens, self.context = data, samples, chat, rf_tokens, context
         self.batch_size, self.seed, self.shuffle, self.packed = batch_size, seed, shuffle, packed
         self.balance = balance
-        self.window = 1
+        self.window, self.used = 1, len(self)
         self.rf: Tensor | None = None
         # Reading a record takes longer than to draw from it, and every epoch draws again.
         self._facts: dict[int, dict[str, str]] = {}
@@ -88,7 +92,8 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         :func:`~lwm.language.batches.collate_packed`; ``place`` int64 ``[2]``: epoch and number; ``step`` int64
         ``[2]``: answer tokens of the optimizer step that the batch is part of, and the batches in a whole one.
         """
-        epoch, number = int(place[0]), int(place[1])
+        # Validation asks the same in every epoch, whatever epoch the loader is told.
+        epoch, number = int(place[0]) if self.shuffle else 0, int(place[1])
         plan, tokens = self.plan(epoch)
         chosen = plan[number]
         if self.packed:
@@ -99,7 +104,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
             made = collate([pair.ids for pair in chosen], [pair.labels for pair in chosen], self.chat.pad_id)
         index = torch.tensor([pair.row for pair in chosen])
         first = number // self.window * self.window
-        step = torch.tensor([sum(tokens[first : first + self.window]), self.window])
+        step = torch.tensor([sum(tokens[first : min(first + self.window, self.used)]), self.window])
         return {"index": index} | made | self._seen(index) | {"place": torch.tensor([epoch, number]), "step": step}
 
     def encode(self, encode: Encode, what: str) -> Tensor:
@@ -142,7 +147,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
     def _pair(self, row: int, epoch: int) -> Encoded:
         sample = int(self.samples[row])
         if row not in self._facts:
-            self._facts[row] = facts_of(self.data.record(sample), _columns(self.data.recipe))
+            self._facts[row] = facts_of(self.data.record(sample), columns_of(self.data.recipe))
         pair = draw_from(self._facts[row], self.seed, sample, epoch, self.balance)
         encoded = Encoded(row, *self.chat.pair(pair.question, pair.answer, self.rf_tokens))
         return require_trainable(encoded, f"the conversation {pair.question!r} about sample {sample}", self.context)
@@ -207,7 +212,9 @@ class InstructionDataModule(pl.LightningDataModule):
             train = SpectrogramDataset(self.data, "train")
             self.recipe, self.statistics = train.recipe, train.statistics
             self.labels = label_values(train)
-            self._balance = balance_of(train) if self.balanced else UNBALANCED
+            self._manifest = file_sha256(Path(self.data) / FILE_NAME)[:16]
+            chosen = drawn(len(train), self.limit or len(train), self.seed, "train")
+            self._balance = balance_of(train, chosen) if self.balanced else UNBALANCED
 
     def make_chat(self) -> ChatTokenizer:
         """A tokenizer of the train split's texts, for a language model without one of its own."""
@@ -231,15 +238,14 @@ class InstructionDataModule(pl.LightningDataModule):
         if context is not None and self.packed > context:
             raise ConfigError(f"packed rows of {self.packed} tokens", f"at most {context}, the context")
         for split in _SPLITS.get(stage, ("test",)):
-            if split not in self._parts:
-                data = SpectrogramDataset(self.data, split)
-                chosen = drawn(len(data), self.limit or len(data), self.seed, split)
-                kept = (chat, rf_tokens, context, self.batch_size, self.seed, split == "train")
-                part = InstructionDataset(data, chosen, *kept, self.packed, self._balance)
-                part.plan(0)
-                if encode is not None:
-                    part.encode(encode, split)
-                self._parts[split] = part
+            data = SpectrogramDataset(self.data, split)
+            chosen = drawn(len(data), self.limit or len(data), self.seed, split)
+            kept = (chat, rf_tokens, context, self.batch_size, self.seed, split == "train")
+            part = InstructionDataset(data, chosen, *kept, self.packed, self._balance)
+            part.plan(0)
+            if encode is not None:
+                part.encode(encode, split)
+            self._parts[split] = part
 
     def part(self, split: str) -> InstructionDataset:
         """Batches of a split; DatasetError before :meth:`prepare`."""
@@ -258,6 +264,7 @@ class InstructionDataModule(pl.LightningDataModule):
         """Batches of the train split, other pairs in every epoch."""
         part, world = self.part("train"), 1 if self.trainer is None else self.trainer.world_size
         part.window = world * (1 if self.trainer is None else self.trainer.accumulate_grad_batches)
+        part.used = len(part) // world * world
         return self._loader("train")
 
     def val_dataloader(self) -> ShardLoader:
@@ -278,8 +285,8 @@ class InstructionDataModule(pl.LightningDataModule):
         """What the order of batches follows from."""
         of_chat = hashlib.sha256(repr(sorted(part.chat.get_config().items())).encode()).hexdigest()[:16]
         return (
-            f"{len(part.samples)} samples (batch_size={self.batch_size}, seed={self.seed}, packed={self.packed}, "
-            f"balanced={self.balanced}, tokenizer {of_chat})"
+            f"{len(part.samples)} samples of {self._manifest} (batch_size={self.batch_size}, seed={self.seed}, "
+            f"packed={self.packed}, balanced={self.balanced}, tokenizer {of_chat})"
         )
 
 
@@ -297,11 +304,6 @@ def label_values(data: SpectrogramDataset) -> dict[str, list[str]]:
 
 def _texts(data: SpectrogramDataset, seed: int) -> Iterator[str]:
     for index in drawn(len(data), _TOKENIZER_SAMPLES, seed, "tokenizer"):
-        for pair in all_pairs(data.record(int(index)), _columns(data.recipe), seed, int(index)):
+        for pair in all_pairs(data.record(int(index)), columns_of(data.recipe), seed, int(index)):
             yield pair.question
             yield pair.answer
-
-
-def _columns(recipe: Recipe) -> int:
-    """Time columns of a recipe's pictures."""
-    return recipe.size[1] if recipe.axes == "frequency-time" else recipe.size[0]

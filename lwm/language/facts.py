@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lwm.channel.noise import occupied_band
 from lwm.signal.capture import Emission
+from lwm.signal.recipe import Recipe
 
 CANNOT_TELL = "cannot tell"
 """The answer to a question about a signal where there is none."""
@@ -79,6 +80,11 @@ def picture_facts(record: Mapping[str, Any], columns: int) -> dict[str, str]:
     facts = {"emissions": counted(len(regions)), "bandwidth": occupied_bucket(seen), "temporal": temporal_kind(seen)}
     place = place_of(regions, seen)
     return facts | ({"place": place} if place else {})
+
+
+def columns_of(recipe: Recipe) -> int:
+    """Time columns of a recipe's pictures."""
+    return recipe.size[1] if recipe.axes == "frequency-time" else recipe.size[0]
 
 
 def counted(number: int) -> str:

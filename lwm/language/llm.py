@@ -95,11 +95,12 @@ def llm_config(llm: Any) -> dict[str, Any]:
 
 class Source(NamedTuple):
     """Where a pretrained language model was: ``path`` as it was given, ``sha256`` of its weights as they were loaded
-    (see :func:`lwm.hub.weights_sha256`), ``dtype`` in which they were."""
+    (see :func:`lwm.hub.weights_sha256`), ``dtype`` in which they were, ``revision`` on the hub."""
 
     path: str
     sha256: str
     dtype: Numbers
+    revision: str | None = None
 
 
 class Loaded(NamedTuple):
@@ -163,7 +164,7 @@ def load_llm(
         ) from error
     llm.eval()
     chat = PretrainedChat(tokenizer, template, options)
-    source = Source(str(path), weights_sha256(llm), dtype)
+    source = Source(str(path), weights_sha256(llm), dtype, revision)
     return Loaded(llm, chat, source, gguf is not None and _quantised(Path(where) / gguf))
 
 

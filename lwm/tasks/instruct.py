@@ -128,6 +128,8 @@ class InstructionTuning(Task):
             self._configure_whole(recipe)
         else:
             self._configure_parts(recipe)
+        # A model that is loaded is in evaluation mode: nothing would be computed again, nothing dropped.
+        self.model.train()
         if self.tuning.checkpointing:
             self.model.llm.activation_checkpointing_enable({"use_reentrant": False})
         let_learn(self.model, self.trained, self.lora is not None)
@@ -157,9 +159,8 @@ class InstructionTuning(Task):
             add_lora(self.model.llm, self.lora.plain())
 
     def _load_whole(self, recipe: Recipe, labels: Any) -> Any:
-        low = self._trainer is not None and "bf16" in str(self.trainer.precision)
-        dtype = torch.bfloat16 if low else torch.float32
-        return load(MODELS, "qwen_vl").from_pretrained(self.hparams["llm"], recipe, labels, dtype=dtype)
+        # Weights that learn are float32; the trainer's precision says what is computed in.
+        return load(MODELS, "qwen_vl").from_pretrained(self.hparams["llm"], recipe, labels, dtype=torch.float32)
 
     def configure_model(self) -> None:
         """Shard the model where the strategy asks for it (:mod:`lwm.tasks.sharding`)."""
@@ -275,8 +276,11 @@ class InstructionTuning(Task):
         return merged.eval()
 
     def _encode(self, x: Tensor) -> Tensor:
+        # In `setup` the model is not on its device yet.
+        device = self.trainer.strategy.root_device
+        self.model.tower.to(device)
         with torch.no_grad():
-            return self.model.encode(x.to(self.device))
+            return self.model.encode(x.to(device))
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> None:
         found = self.answer_loss(batch)

@@ -87,7 +87,7 @@ def test_a_pretrained_model_comes_with_its_weights_and_its_chat(base: Path, load
     assert is_pretrained(str(base / "llm"))
     assert not is_pretrained("tiny")
     assert not is_pretrained({"model_type": "qwen2"})
-    assert loaded.source == (str(base / "llm"), weights_sha256(loaded.llm), "float32")
+    assert loaded.source == (str(base / "llm"), weights_sha256(loaded.llm), "float32", None)
     assert not loaded.dequantised
     assert loaded.llm.config.vocab_size == loaded.chat.vocab_size + 8
     again = build_llm(json.loads(json.dumps(llm_config(loaded.llm))), loaded.chat.vocab_size)

@@ -24,7 +24,7 @@ from lwm.language.qwen_vl import QwenVL, rgb, set_side, visual_tokens
 from lwm.seeding import rng_for
 from lwm.signal.recipe import PRESETS, recipe_named
 from lwm.tasks.instruct import InstructionTuning
-from lwm.tasks.instruct_options import Lora, Stage
+from lwm.tasks.instruct_options import Lora, Stage, Tuning
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 # The words of Qwen2.5-VL's own template for what we send: a default system turn, images of a list.
@@ -251,11 +251,17 @@ def test_tuning_trains_the_parts_that_have_a_rate_and_exports_a_folder_of_transf
     split = ["train"] * 4 + ["validation"] * 2
     write_dataset(tmp_path / "data", rows, RECIPE, labels, split=split, records=records)
     task = InstructionTuning(
-        str(tmp_path / "base"), llm=str(tmp_path / "base"), lora=Lora(rank=2), stages=[Stage(adapter=1e-2, llm=1e-2)]
+        str(tmp_path / "base"),
+        llm=str(tmp_path / "base"),
+        lora=Lora(rank=2),
+        stages=[Stage(adapter=1e-2, llm=1e-2)],
+        tuning=Tuning(checkpointing=True),
     )
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, enable_checkpointing=False, **quiet)
     trainer.fit(task, datamodule=InstructionDataModule(str(tmp_path / "data"), batch_size=2))
+    assert task.model.llm.model.layers[0].gradient_checkpointing
+    assert task.model.llm.training
     checkpoint = tmp_path / "last.ckpt"
     trainer.save_checkpoint(checkpoint)
     kept = torch.load(checkpoint, weights_only=True)["state_dict"]
