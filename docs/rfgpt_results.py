@@ -2,8 +2,9 @@
 
     python docs/rfgpt_results.py --out DIR --data DATA --tower MOE_DIR [--smollm PATH] [--budget small|full] [--resume]
 
-Every contestant is trained on the same captures and asked the same questions about the unseen site; each has a folder
-in --out, and one whose record is there is not run again. Set LWM_SHARED to the folder with captures/*.sigmf-meta to ask
+Captures to train on and questions about the unseen site are drawn alike for every contestant, fewer of both for a
+pretrained language model. Each contestant has a folder in --out; one whose record is there is not run again, and is in
+the table even where --only leaves it out. Set LWM_SHARED to the folder with captures/*.sigmf-meta to ask
 about recordings too.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from lwm.cli import main as lwm
 from lwm.console import say
-from lwm.language.compare import BUDGETS, Setting, run_stages
+from lwm.language.compare import BUDGETS, Setting, run_stages, stored_records
 from lwm.language.contestants import default_stages
 from lwm.language.results import write_results
 from lwm.output import require_empty
@@ -46,7 +47,11 @@ def main(args: Sequence[str] | None = None) -> None:
     chosen = [stage for stage in stages if given.only is None or stage.name in given.only]
     found = recordings(given.shared)
     setting = Setting(given.out, given.data, given.tower, given.budget, given.seed, lwm, found)
-    for path in write_results(given.out, run_stages(setting, chosen)):
+    run_stages(setting, chosen)
+    # All names, whether a language model was given this time or not.
+    order = [stage.name for stage in default_stages(given.smollm or "")]
+    records = sorted(stored_records(setting), key=lambda record: order.index(record["name"]))
+    for path in write_results(given.out, records):
         say(f"wrote {path}")
 
 

@@ -7,11 +7,13 @@ one line and exit code 2.
 import inspect
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, get_args, get_origin
@@ -134,6 +136,8 @@ def function_parser(verb: str, function: Callable[..., Any], positional: tuple[s
             options["action"] = "store_true"
         elif (element := _element(kind)) is not None:
             options |= {"type": element, "nargs": "+"}
+        elif pair := _pair(kind):
+            options |= {"type": pair[0], "nargs": len(pair)}
         else:
             options["type"] = kind
         if name in positional:
@@ -151,6 +155,14 @@ def _element(kind: Any) -> Any:
         if get_origin(part) is list:
             return get_args(part)[0]
     return None
+
+
+def _pair(kind: Any) -> tuple[Any, ...]:
+    """(X, X) of ``tuple[X, X]`` or ``tuple[X, X] | None``; () for anything else."""
+    for part in (kind, *get_args(kind)):
+        if get_origin(part) is tuple and Ellipsis not in get_args(part):
+            return get_args(part)
+    return ()
 
 
 def parse(parser: Any, args: list[str]) -> dict[str, Any]:
@@ -180,9 +192,13 @@ def _with_underscores(word: str) -> str:
 
 
 def _with_negative_numbers(args: list[str]) -> list[str]:
-    """``--flag -1e6`` as ``--flag=-1e6``: argparse takes a negative number with an exponent for a flag."""
+    """``-1e6`` as ``-1000000``: argparse takes a negative number with an exponent for a flag; any other value that
+    begins with a dash as ``--flag=-value``."""
     joined: list[str] = []
     for word in args:
+        if re.fullmatch(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,2})?", word):
+            joined.append(format(Decimal(word), "f"))
+            continue
         negative = word.startswith("-") and not word.startswith("--") and word != "-h"
         if negative and joined and joined[-1].startswith("--"):
             joined[-1] += f"={word}"

@@ -39,17 +39,19 @@ class Reply(NamedTuple):
     ``text``: the answer that most windows gave, the earliest of equals. ``windows``: how many were asked.
     ``agree``: how many gave this answer. ``complete``: whether it came to its end within :data:`LONGEST_ANSWER` tokens.
     ``confidence``: that it is right: the sum over the windows that gave it of how sure the model was of each, over the
-    number of windows. ``parsed``, ``parser_failed``, ``cannot_tell``: see :class:`lwm.language.converse.Reply`.
+    number of windows; None of prose, of JSON and of an answer held to a schema. ``first``: the answer about the first
+    window. ``parsed``, ``parser_failed``, ``cannot_tell``: see :class:`lwm.language.converse.Reply`.
     """
 
     text: str
     windows: int
     agree: int
     complete: bool
-    confidence: float
+    confidence: float | None
     parsed: Any
     parser_failed: bool
     cannot_tell: bool
+    first: str
 
 
 def ask(
@@ -82,7 +84,7 @@ def ask(
         datatype: sample format of raw IQ, for example ci16_le.
         levels: dB of the lower and upper end of a picture's colour scale; the recipe's own when left out.
         json: answer as JSON: a file with a JSON Schema, or "builtin".
-        attribution: PNG to write: which cells of the (only) source's first window the first answer leaned on.
+        attribution: PNG to write: which cells of the (only) source's first window its own first answer leaned on.
         annotations: tell the model the labels in a SigMF file, quoted and cut.
         stream: show the answer as it is made; of a source's first window alone.
 
@@ -94,27 +96,22 @@ def ask(
         CaptureError: a source cannot be used.
         ConfigError: an empty question, one with a token of the chat template, or a schema that is none.
     """
-    rfgpt = load_rfgpt(model)
+    rfgpt, questions = load_rfgpt(model), [question, *(also or ())]
     schema = None if json is None else read_schema(json, rfgpt.labels)
-    questions = [question, *(also or ())]
     for each in questions:
         rfgpt.chat.prompt(each, rfgpt.rf_tokens)
     if attribution is not None and len(sources) != 1:
         raise ConfigError(f"--attribution of {len(sources)} sources", "one source", "ask about them one by one")
-    most = 1 if stream or together else MOST_WINDOWS
-    how: dict[str, Any] = {"sample_rate": sample_rate, "datatype": datatype, "levels": levels, "most": most}
-    seen = [spectrogram_of(source, rfgpt.recipe, **how) for source in sources]
+    how: dict[str, Any] = {"sample_rate": sample_rate, "datatype": datatype, "levels": levels}
+    seen = [spectrogram_of(one, rfgpt.recipe, most=1 if stream or together else MOST_WINDOWS, **how) for one in sources]
     seen = seen if annotations else [one._replace(annotations=()) for one in seen]
     lines = []
     for group in [seen] if together else [[one] for one in seen]:
         replies = answer_seen(rfgpt, group, questions, schema, together, stream)
         name = f"{group[0].name}: " if len(sources) > 1 and not together else ""
-        lines += [_report(name, reply, streamed=stream) for reply in replies]
+        lines += [_report(name, reply, stream) for reply in replies]
         if attribution is not None:
-            turn = told(group) + question
-            found = attribute(rfgpt, group[0].db[:1], turn, replies[0].text, max_new_tokens=LONGEST_ANSWER)
-            draw_attribution(attribution, group[0].db[0], found, rfgpt.recipe, group[0].sample_rate)
-            say(f"attribution: {attribution}")
+            _explain(rfgpt, group[0], question, replies[0], attribution)
     return "\n".join(lines)
 
 
@@ -222,22 +219,34 @@ def _majority(
     # Counter keeps the order of first appearance among equals.
     text, agree = Counter(texts).most_common(1)[0]
     kind, curves = kind_of(question), confidence_of(model)
-    votes = [curves.of(log_p, kind) for said, log_p in zip(texts, log_probabilities, strict=True) if said == text]
+    mine = [log_p for said, log_p in zip(texts, log_probabilities, strict=True) if said == text]
+    votes = [curves.of(log_p, kind, free=schema is None) for log_p in mine]
+    known = [vote for vote in votes if vote is not None]
+    sure = sum(known) / len(texts) if known else None
     read = read_reply(model, text, kind, schema)
     whole = complete[list(texts).index(text)]
     shape = (read.parsed, read.parser_failed, read.cannot_tell)
-    return Reply(text, len(texts), agree, whole, sum(votes) / len(texts), *shape)
+    return Reply(text, len(texts), agree, whole, sure, *shape, texts[0])
+
+
+def _explain(model: RFGPT, seen: Seen, question: str, reply: Reply, path: str) -> None:
+    """Draw what the first window's own answer leaned on, and say so where most windows gave another."""
+    found = attribute(model, seen.db[:1], told([seen]) + question, reply.first)
+    draw_attribution(path, seen.db[0], found, model.recipe, seen.sample_rate)
+    other = "" if reply.first == reply.text else f" (of the first window's own answer, {reply.first!r})"
+    say(f"attribution: {path}{other}")
 
 
 def _report(name: str, reply: Reply, streamed: bool) -> str:
     if not streamed:
         say(name + reply.text)
-    notes = [f"confidence {reply.confidence:.2f}"]
+    notes = [] if reply.confidence is None else [f"confidence {reply.confidence:.2f}"]
     if reply.windows > 1:
         notes.append(f"{reply.agree} of {reply.windows} windows say so")
     if not reply.complete:
         notes.append(f"cut off after {LONGEST_ANSWER} tokens")
     if reply.parser_failed:
         notes.append("not in the form that was asked for")
-    say(f"({', '.join(notes)})")
+    if notes:
+        say(f"({', '.join(notes)})")
     return reply.text

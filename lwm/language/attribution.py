@@ -43,8 +43,8 @@ class Attribution(NamedTuple):
 
     @property
     def peak(self) -> tuple[int, int]:
-        """Row and column of the patch that counted most."""
-        row, column = np.unravel_index(np.abs(self.cells).argmax(), self.cells.shape)
+        """Row and column of the patch that made the answer more likely than any other."""
+        row, column = np.unravel_index(self.cells.argmax(), self.cells.shape)
         return int(row), int(column)
 
 
@@ -103,7 +103,8 @@ def attribute(
 def attribution_figure(
     picture: Tensor, found: Attribution, recipe: Recipe, sample_rate: float | None = None, title: str = ""
 ) -> "Figure":
-    """The attribution drawn over its spectrogram: the redder a patch, the more it counted.
+    """The attribution drawn over its spectrogram: the redder a patch, the more it spoke for the answer, the
+    bluer the more against it.
 
     Args:
         picture: dB ``[C, F, T]``.
@@ -118,13 +119,14 @@ def attribution_figure(
     axes = figure.axes[0]
     if sample_rate is None and recipe.sample_rate is None:
         axes.set_ylabel("frequency from centre (share of the sample rate)")
-    heat = np.abs(found.cells) / max(float(np.abs(found.cells).max()), np.finfo(np.float32).tiny)
+    largest = max(float(np.abs(found.cells).max()), float(np.finfo(np.float32).tiny))
+    heat = found.cells / largest
     repeats = (picture.shape[1] // heat.shape[0], picture.shape[2] // heat.shape[1])
     shown = upright(np.kron(heat, np.ones(repeats, np.float32))[None], recipe)[..., 0]
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     place: dict[str, Any] = {"origin": "lower", "aspect": "auto", "extent": (left, right, bottom, top)}
     # A patch that counted little stays clear, so that what it shows can be seen.
-    axes.imshow(shown, cmap="Reds", vmin=0, vmax=1, alpha=0.65 * shown, interpolation="nearest", **place)
+    axes.imshow(shown, cmap="RdBu_r", vmin=-1, vmax=1, alpha=0.65 * np.abs(shown), interpolation="nearest", **place)
     return figure
 
 

@@ -9,7 +9,7 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.errors import DatasetError
 from lwm.hub import save_pretrained
 from lwm.language.answerers import RFGPTAnswerer
-from lwm.language.confidence import Confidence, Method, before_and_after
+from lwm.language.confidence import Confidence, Method, before_and_after, of_one_value
 from lwm.language.converse import load_rfgpt
 from lwm.language.datamodule import label_values
 from lwm.language.metrics import Scored
@@ -29,7 +29,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Ask a model about the validation split, fit its confidence, and write the model with it to a new folder.
 
-    Every kind of question with one value is asked about every sample that offers it.
+    Every kind of question with one value is asked about every sample that offers it, the answers free: paragraphs, JSON
+    and answers held to a form have no confidence.
 
     Args:
         model: RF-GPT's model folder.
@@ -63,7 +64,7 @@ def _answers(model: RFGPT, data: str | Path, split: str, limit: int | None, seed
     dataset = SpectrogramDataset(data, split)
     model.recipe.require_same(dataset.recipe)
     labels = merged_labels(label_values(dataset), model.labels)
-    single = [name for name, kind in library().items() if kind.form not in ("text", "json")]
+    single = [name for name in library() if of_one_value(name)]
     asked = draw_questions(dataset, labels, single, seed, limit)
     if not asked:
         raise DatasetError(f"split {split!r} of {data} has nothing to ask about", "labelled samples")

@@ -1,4 +1,7 @@
-"""RF-GPT beside its baselines at one budget: every contestant trained on the same captures, asked the same questions.
+"""RF-GPT beside its baselines at one budget: captures and questions drawn alike for every contestant.
+
+A pretrained language model, which is slower by two orders, gets fewer of both, and heads are asked only what a head can
+answer; every record says how many.
 
 Each contestant is a stage with a folder of its own. Its ``record.json`` is written last: a stage that has one is not
 run again.
@@ -22,6 +25,7 @@ from lwm.console import say
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.manifest import FILE_NAME
 from lwm.errors import ConfigError, LWMError, OutputError
+from lwm.hub import WEIGHTS
 from lwm.language.answerers import Answerer
 from lwm.language.confidence import LEAST, Confidence, before_and_after
 from lwm.language.datamodule import drawn, label_values
@@ -76,8 +80,8 @@ class Budget:
 
 BUDGETS = {
     "tiny": Budget(24, 2, 8, 6, "test", (2, 2), 8, 2, 2),
-    "small": Budget(2000, 10, 32, 210, pretrained_captures=512, pretrained_epochs=2, pretrained_per_kind=42),
-    "full": Budget(None, 30, 32, 420, pretrained_captures=2000, pretrained_epochs=3, pretrained_per_kind=105),
+    "small": Budget(2000, 10, 32, 210, pretrained_captures=512, pretrained_epochs=2, pretrained_per_kind=12),
+    "full": Budget(None, 12, 32, 420, pretrained_captures=2000, pretrained_epochs=3, pretrained_per_kind=105),
 }
 """By name; ``tiny`` checks that everything runs, its figures mean nothing."""
 
@@ -191,24 +195,35 @@ class Contestant:
 class Stage:
     """One contestant to be made and scored.
 
-    ``name``: of its folder and in records. ``title``: in tables. ``make``: trains it in a folder. ``pretrained``: asked
-    as few questions as the budget gives a pretrained language model.
+    ``name``: of its folder and in records. ``title``: in tables. ``make``: trains it in a folder. ``pretrained``:
+    folder, hub id or .gguf of its pretrained language model, which is asked as few questions as the budget gives one.
     """
 
     name: str
     title: str
     make: Callable[[Setting, Path], Contestant]
-    pretrained: bool = False
+    pretrained: str | None = None
 
 
 def run_stages(setting: Setting, stages: Sequence[Stage]) -> list[dict[str, Any]]:
     """Records of all stages, those that are there already read from their files.
 
     Raises:
-        OutputError: a stage's record is of other settings.
+        OutputError: a record that is there, of these stages or others, is of other settings.
         StageFailed: a command ended with an error.
     """
+    stored_records(setting)
     return [_stage(setting, stage) for stage in stages]
+
+
+def stored_records(setting: Setting) -> list[dict[str, Any]]:
+    """Records of all stages that are there, by name of their folders.
+
+    Raises:
+        OutputError: one is of other settings.
+    """
+    settings = _settings(setting)
+    return [_stored(done, settings) for done in sorted(setting.out.glob("*/record.json"))]
 
 
 def read_answers(out: Path, name: str) -> list[dict[str, Any]]:
@@ -219,12 +234,9 @@ def read_answers(out: Path, name: str) -> list[dict[str, Any]]:
 def _stage(setting: Setting, stage: Stage) -> dict[str, Any]:
     folder = setting.out / stage.name
     done = folder / "record.json"
-    settings = _settings(setting)
+    settings = _settings(setting) | ({} if stage.pretrained is None else {"llm": _identity(stage.pretrained)})
     if done.is_file():
-        kept: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        if kept["settings"] != settings:
-            differing = sorted(key for key in settings if kept["settings"].get(key) != settings[key])
-            raise OutputError(f"{done} is of other settings ({differing})", "the same", "choose another --out")
+        kept = _stored(done, settings)
         say(f"{stage.title}: there already")
         return kept
     say(f"== {stage.title}")
@@ -251,6 +263,15 @@ def _stage(setting: Setting, stage: Stage) -> dict[str, Any]:
     write_json(done, record)
     _say_result(record)
     return record
+
+
+def _stored(done: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """A record; OutputError where a setting that it states is another."""
+    kept: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    differing = sorted(key for key, value in settings.items() if kept["settings"].get(key, value) != value)
+    if differing:
+        raise OutputError(f"{done} is of other settings ({differing})", "the same", "choose another --out")
+    return kept
 
 
 def _asked(
@@ -299,7 +320,14 @@ def _settings(setting: Setting) -> dict[str, Any]:
         "seed": setting.seed,
         "data_manifest_sha256": file_sha256(setting.data / FILE_NAME),
         "tower_config_sha256": file_sha256(setting.tower / "config.json"),
+        "tower_weights_sha256": file_sha256(setting.tower / WEIGHTS),
     }
+
+
+def _identity(llm: str) -> str:
+    """SHA-256 of a language model's .gguf or single safetensors file here, else how it is named."""
+    files = [path for path in (Path(llm), Path(llm) / WEIGHTS) if path.is_file()]
+    return file_sha256(files[0]) if files else llm
 
 
 def _versions() -> dict[str, str | None]:

@@ -4,6 +4,10 @@ A language model's own probability of its answer orders answers well and is too 
 kind of question a rising curve from log probability to the share of right answers is fitted on the validation split:
 isotonic where there are enough answers, else Platt's logistic curve (Platt 1999; Zadrozny and Elkan 2002). The curves
 are plain numbers and are kept in the model folder's config.
+
+They are of answers of one value (a label, a number) that the model was free to word. The probability of a paragraph or
+of JSON falls with its length, and that of an answer which was held to a form is of a text the model might never have
+given: such answers have no confidence.
 """
 
 import math
@@ -16,6 +20,7 @@ import numpy.typing as npt
 
 from lwm.errors import ConfigError, ModelError
 from lwm.language.metrics import confidence_error
+from lwm.language.templates import library
 
 Method = Literal["auto", "isotonic", "platt"]
 ENOUGH = 200
@@ -26,6 +31,12 @@ POOLED = ""
 """Name of the curve over all kinds, for questions of no known kind."""
 
 Floats = npt.NDArray[np.float64]
+
+
+def of_one_value(kind: str | None) -> bool:
+    """Whether answers of a kind are one value: neither a paragraph nor JSON; a question of no known kind may be."""
+    known = library().get(kind or POOLED)
+    return known is None or known.form not in ("text", "json")
 
 
 @dataclass(frozen=True)
@@ -85,18 +96,22 @@ class Confidence:
         """Whether anything was fitted."""
         return bool(self.curves)
 
-    def of(self, log_probability: float, kind: str | None = None) -> float:
-        """Confidence of one answer, 0 to 1.
+    def of(self, log_probability: float, kind: str | None = None, free: bool = True) -> float | None:
+        """Confidence of one answer, 0 to 1; None of a paragraph, of JSON, and of an answer that was held to a form.
 
         Args:
             log_probability: sum over the answer's tokens, its end included (nats, at most 0).
             kind: of its question; one without a curve of its own, or None, takes the pooled one.
+            free: whether the model could say what it wanted: no schema, no choices.
 
         Raises:
             ConfigError: a log probability above 0 or not a number.
         """
         if not log_probability <= 1e-6:
             raise ConfigError(f"log probability {log_probability}", "nats, at most 0")
+        return self._value(log_probability, kind) if free and of_one_value(kind) else None
+
+    def _value(self, log_probability: float, kind: str | None) -> float:
         curve = self.curves.get(kind or POOLED, self.curves.get(POOLED))
         return float(min(1.0, math.exp(log_probability)) if curve is None else curve(log_probability))
 
@@ -168,7 +183,7 @@ def before_and_after(
     if not len(log_probabilities):
         raise ConfigError("the calibration error of no answers", "one or more")
     own = np.exp(np.minimum(np.asarray(log_probabilities, np.float64), 0.0))
-    made = [confidence.of(float(x), kind) for x, kind in zip(log_probabilities, kinds, strict=True)]
+    made = [confidence._value(min(float(x), 0.0), kind) for x, kind in zip(log_probabilities, kinds, strict=True)]
     before, after = confidence_error(own, right), confidence_error(made, right)
     return {"ece_before": before, "ece_after": after, "answers": float(len(made))}
 
@@ -186,12 +201,14 @@ def _isotonic(x: Floats, right: npt.NDArray[np.bool_]) -> Curve:
     from sklearn.isotonic import IsotonicRegression
 
     smoothed = IsotonicRegression(out_of_bounds="clip").fit(x, right.astype(np.float64))
-    thresholds, levels = smoothed.X_thresholds_, smoothed.y_thresholds_
-    # A step of n answers is as sure as n answers make it: its level shrinks towards one half by Laplace's rule, and
-    # what this turns around is made to rise again.
-    count = np.array([np.sum(np.isclose(smoothed.predict(x), level)) for level in levels])
-    shrunk = np.maximum.accumulate((levels * count + 1) / (count + 2))
-    return Curve(tuple(map(float, thresholds)), tuple(map(float, shrunk)))
+    thresholds = smoothed.X_thresholds_
+    steps, step = np.unique(smoothed.y_thresholds_, return_inverse=True)
+    count = np.bincount(np.abs(smoothed.predict(x)[:, None] - steps).argmin(1), minlength=len(steps))
+    # A step of n answers is as sure as n answers make it: its level shrinks towards one half by Laplace's rule. Where
+    # this turns steps around they are pooled, each by its answers: a step of one answer must not lift all above it.
+    shrunk = (steps * count + 1) / (count + 2)
+    risen = IsotonicRegression(out_of_bounds="clip").fit(steps, shrunk, sample_weight=count).predict(steps)
+    return Curve(tuple(map(float, thresholds)), tuple(map(float, risen[step])))
 
 
 def _platt(x: Floats, right: npt.NDArray[np.bool_]) -> Curve:

@@ -68,7 +68,8 @@ class GrammarProcessor:
         """Logits ``[B, V]`` after the tokens ``input_ids [B, S]``, minus infinity where a token is not permitted.
 
         Raises:
-            ModelError: a row was given a token that its grammar does not permit.
+            ModelError: a row was given a token that its grammar does not permit, or its grammar broke down, for example
+                because it grew too large.
             ConfigError: another number of rows than grammars.
         """
         rows, columns = input_ids.shape
@@ -103,6 +104,9 @@ class GrammarProcessor:
         for row, matcher in enumerate(self._matchers):
             if matcher is not None and not matcher.is_stopped():
                 masks.fill_next_token_bitmask(matcher, filled, row)
+            # An error stops a matcher too, which must not pass for an answer that is whole.
+            if matcher is not None and matcher.is_error():
+                raise ModelError(f"an answer that can no longer be held to its form ({matcher.get_error():.300})")
         bits = np.unpackbits(filled.view(np.uint8), axis=1, count=self._tokenizer.vocab_size, bitorder="little")
         allowed = np.zeros((len(bits), width), bool)
         shared = min(width, bits.shape[1])

@@ -1,6 +1,7 @@
 """The contestants of the comparison: towers, language models and baselines, each as a stage."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,8 +47,8 @@ def default_stages(smollm: str | None = None) -> list[Stage]:
     ]
     if smollm is not None:
         stages += [
-            Stage("smollm-before", "SmolLM2-135M before tuning", partial(_untuned, path=smollm), pretrained=True),
-            Stage("smollm-after", "SmolLM2-135M, LoRA", partial(_tuned, path=smollm), pretrained=True),
+            Stage("smollm-before", "SmolLM2-135M before tuning", partial(_untuned, path=smollm), pretrained=smollm),
+            Stage("smollm-after", "SmolLM2-135M, LoRA", partial(_tuned, path=smollm), pretrained=smollm),
         ]
     return stages
 
@@ -79,9 +80,14 @@ def ask_general(model: Any) -> list[dict[str, Any]]:
     said = model.generate(rf, turns, _GENERAL_TOKENS, captures=[[] for _ in turns])
     records = []
     for (question, words), text in zip(GENERAL, said.texts, strict=True):
-        records.append({"question": question, "said": text, "sensible": any(word in text.casefold() for word in words)})
+        records.append({"question": question, "said": text, "sensible": holds_word(text, words)})
         say(f"{question} {text!r}")
     return records
+
+
+def holds_word(text: str, words: Sequence[str]) -> bool:
+    """Whether one of some words, in lower case, stands in a text as a word of its own: no Paris in "comparison"."""
+    return any(re.search(rf"\b{re.escape(word)}\b", text.casefold()) for word in words)
 
 
 def _pretrained(setting: Setting) -> Path:
@@ -104,7 +110,8 @@ def _multihead(setting: Setting, folder: Path, tower: Callable[[Setting], Path],
         torch.manual_seed(seed)
         model = MultiHeadViT(from_pretrained(tower(setting)), targets.answers, _HIDDEN, frozen)
     losses = fit_multihead(model, setting.train, samples, targets, limits.epochs, limits.batch_size, seed)
-    more = {"losses": losses, "heads": {kind: len(values) for kind, values in targets.answers.items()}}
+    more: dict[str, Any] = {"losses": losses, "heads": {kind: len(values) for kind, values in targets.answers.items()}}
+    more |= {"labels": targets.labels(), "captures_trained": len(samples)}
     return Contestant(MultiHeadAnswerer(model), tuple(targets.answers), more=more | _trained(model))
 
 
@@ -113,7 +120,8 @@ def _rfgpt(setting: Setting, folder: Path, tower: Callable[[Setting], Path], tra
     words = ["--model.init_args.llm", limits.llm, "--data.init_args.batch_size", str(limits.batch_size)]
     words += ["--model.init_args.stages", json.dumps(_FROM_SCRATCH)] if trains else []
     model = _fit(setting, folder, "rfgpt/tiny", tower(setting), (limits.captures, limits.epochs), words)
-    return Contestant(RFGPTAnswerer(model), reads=True, more=_trained(model) | {"rf_tokens": model.rf_tokens})
+    more = {"rf_tokens": model.rf_tokens, "captures_trained": len(setting.samples(limits.captures))}
+    return Contestant(RFGPTAnswerer(model), reads=True, more=_trained(model) | more)
 
 
 def _tuned(setting: Setting, folder: Path, path: str) -> Contestant:
@@ -122,7 +130,9 @@ def _tuned(setting: Setting, folder: Path, path: str) -> Contestant:
     words = ["--model.init_args.llm", path, "--trainer.max_steps", "-1"]
     length = limits.pretrained_captures, limits.pretrained_epochs
     model = _fit(setting, folder, "rfgpt/smollm2", setting.tower, length, words)
-    return Contestant(RFGPTAnswerer(model), reads=True, more=_trained(model) | {"general": ask_general(model)})
+    more: dict[str, Any] = {"general": ask_general(model)}
+    more["captures_trained"] = len(setting.samples(limits.pretrained_captures))
+    return Contestant(RFGPTAnswerer(model), reads=True, more=_trained(model) | more)
 
 
 def _untuned(setting: Setting, folder: Path, path: str) -> Contestant:
@@ -138,7 +148,7 @@ def _untuned(setting: Setting, folder: Path, path: str) -> Contestant:
     samples = setting.samples(setting.limits.pretrained_captures)[:64]
     model.adapter.fit(model.encode(setting.train.batch(samples)["spectrogram"]))
     origin = {"llm": {**loaded.source._asdict(), "dequantised": loaded.dequantised}}
-    more = _trained(model) | {"general": ask_general(model)} | origin
+    more = _trained(model) | {"general": ask_general(model), "captures_trained": 0} | origin
     return Contestant(RFGPTAnswerer(model), reads=True, more=more)
 
 

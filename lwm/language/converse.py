@@ -35,14 +35,15 @@ class Reply(NamedTuple):
     """An answer.
 
     ``text``: as the model gave it. ``confidence``: that it is right, 0 to 1, calibrated where the model folder has the
-    curves. ``parsed``: what it says: the JSON, the label, the number; the text itself where no form was asked for.
-    ``parser_failed``: whether it is not in the form that was asked for; ``parsed`` is then None. ``cannot_tell``:
-    whether the model said so, or is less sure than asked for. ``complete``: whether it came to its end.
+    curves; None of prose, of JSON and of an answer held to a form (:mod:`lwm.language.confidence`). ``parsed``: what it
+    says: the JSON, the label, the number; the text itself where no form was asked for. ``parser_failed``: whether
+    it is not in the form that was asked for; ``parsed`` is then None. ``cannot_tell``: whether the model said so, or is
+    less sure than asked for. ``complete``: whether it came to its end.
     ``log_probability``: of its tokens (nats).
     """
 
     text: str
-    confidence: float
+    confidence: float | None
     parsed: Any
     parser_failed: bool
     cannot_tell: bool
@@ -57,7 +58,7 @@ class Conversation:
         model: RF-GPT or its model folder.
         remember: tell the model the turns before; without it every question is about all captures anew, as in the
             tuning data of a model that never saw a second turn.
-        least_confidence: answers less sure than this count as "cannot tell".
+        least_confidence: answers less sure than this count as "cannot tell"; those without a confidence do not.
 
     Raises:
         ModelError: the folder holds no RF-GPT.
@@ -142,8 +143,9 @@ class Conversation:
             self.turns = [*turns, Turn("assistant", text)]
         kind = kind if kind is not None else kind_of(question)
         reply = read_reply(self.model, text, kind, schema, choices)
-        sure = self.confidence.of(log_probability, kind)
-        doubtful = reply.cannot_tell or sure < self.least_confidence
+        held = schema is not None or (choices is not None and constrained)
+        sure = self.confidence.of(log_probability, kind, free=not held)
+        doubtful = reply.cannot_tell or (sure is not None and sure < self.least_confidence)
         return reply._replace(confidence=sure, cannot_tell=doubtful, complete=complete, log_probability=log_probability)
 
     def _turn(self, question: str) -> Turn:
@@ -220,7 +222,7 @@ def read_reply(
     schema: Mapping[str, Any] | None = None,
     choices: Sequence[str] | None = None,
 ) -> Reply:
-    """An answer read in the form that was asked for; its confidence is left at 0.
+    """An answer read in the form that was asked for; its confidence is left out.
 
     "Cannot tell" is an answer of its own: no failure to parse, and no value.
     """
@@ -238,7 +240,7 @@ def read_reply(
         failed = parsed is None
     if silent:
         parsed, failed = None, False
-    return Reply(text, 0.0, None if failed else parsed, failed, silent)
+    return Reply(text, None, None if failed else parsed, failed, silent)
 
 
 def kind_of(question: str) -> str | None:

@@ -1,6 +1,8 @@
 """Whatever a question is about, as a model's input: recordings, arrays, shard rows, pictures and uploads."""
 
+import io
 import re
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,10 @@ _ROW = re.compile(r"(?P<data>.+):(?P<index>-?\d+)", re.DOTALL)
 _UPLOADS = {"npy": ".npy", "wav": ".wav", "sigmf": ".sigmf", "iq": ".iq"}
 UPLOAD_KINDS = ("image", *_UPLOADS)
 """What bytes may be: a PNG or JPEG, a ``.npy``, a ``.wav`` of I and Q, a SigMF archive, raw IQ with its datatype."""
+
+MOST_SAMPLES = 1 << 24
+"""Samples that a window may have (128 MiB of IQ): a file's own words about its sample rate must not decide how much
+memory padding it to a window takes."""
 
 
 class Seen(NamedTuple):
@@ -101,9 +107,12 @@ def windows_of(recording: Recording, recipe: Recipe, most: int) -> Tensor:
     """Pictures ``[W, C, F, T]`` in dB of at most ``most`` windows of a recording, spread evenly over it.
 
     Raises:
-        CaptureError: too short for the recipe, or not finite; the recording is named.
+        CaptureError: too short for the recipe, not finite, or of a sample rate at which a window of the recipe has too
+            few samples or more than :data:`MOST_SAMPLES`; the recording is named.
     """
-    starts, _ = window_starts(recording, recipe, None)
+    _require_rate(recording, recipe)
+    # The first window begins at 0 whatever the length: a recording of millions of windows needs no list of them.
+    starts = [0.0] if most == 1 else window_starts(recording, recipe, None)[0]
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(len(starts), most)).round().astype(int))
     try:
         pictures = [recipe.of_capture(recording.read(starts[i], recipe.duration)).db for i in chosen]
@@ -111,6 +120,21 @@ def windows_of(recording: Recording, recipe: Recipe, most: int) -> Tensor:
         named = str(recording.path) in str(error)
         raise CaptureError(str(error) if named else f"{recording.path}: {error}") from error
     return torch.cat(pictures)
+
+
+def _require_rate(recording: Recording, recipe: Recipe) -> None:
+    """CaptureError where a window has an impossible number of samples at the recording's sample rate."""
+    rate = recording.sample_rate
+    # What is resampled to a rate of the recipe's own needs a sample to begin with; its STFT sees the resampled ones.
+    least = recipe.win_length if recipe.sample_rate is None else 1
+    lowest, highest = least / recipe.duration, MOST_SAMPLES / recipe.duration
+    # The upper end first, as floats: what a header says may be beyond any number of samples.
+    if rate > highest or recipe.window_samples(rate) < least:
+        raise CaptureError(
+            f"{recording.path}: a sample rate of {rate:g} Hz",
+            f"{lowest:g} to {highest:g} Hz for the {recipe.duration:g} s of recipe {recipe.name!r}",
+            "check the stated sample rate",
+        )
 
 
 def _of_path(
@@ -172,6 +196,8 @@ def _of_bytes(
         return Seen(picture_db(data, recipe, levels), sample_rate, recipe.duration, "the picture")
     if kind == "iq" and datatype is None:
         raise CaptureError("raw IQ without its sample format", "a datatype, for example ci16_le", "state it (datatype)")
+    if kind == "sigmf":
+        _require_plain_archive(data)
     with tempfile.TemporaryDirectory() as folder:
         # The readers map and seek in files; a client's own file name is never used for one.
         path = Path(folder) / f"upload{_UPLOADS[kind]}"
@@ -181,6 +207,20 @@ def _of_bytes(
         except CaptureError as error:
             raise CaptureError(str(error).replace(str(path), "the upload")) from error
     return seen._replace(name="the upload")
+
+
+def _require_plain_archive(data: bytes) -> None:
+    """CaptureError where an archive is compressed or sparse: its true size would show only after unpacking."""
+    # tarfile and the SigMF reader look at the content, not at the name, and would unpack what they find.
+    if data[257:262] != b"ustar":
+        raise CaptureError("the upload is no uncompressed tar archive", "an uncompressed .sigmf archive")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            sizes = [len(data) + 1 if member.issparse() else member.size for member in archive]
+    except (tarfile.TarError, EOFError, OSError, ValueError, LookupError) as error:
+        raise CaptureError(f"the upload is no readable SigMF archive ({error})", "a whole .sigmf file") from None
+    if max(sizes, default=0) > len(data):
+        raise CaptureError("the upload says that it holds more than it does", "a whole archive without sparse files")
 
 
 def _kind_of(data: bytes, datatype: str | None) -> str:

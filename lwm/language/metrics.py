@@ -106,8 +106,9 @@ def summary(scored: Sequence[Scored], kinds: Sequence[str] = SCORED) -> dict[str
         ``interval``, ``majority`` and ``random`` (an answer drawn evenly from the true ones) on the same questions,
         ``parse_failures``, ``with_signal`` (without noise alone) where there is noise, ``by_snr``, for quantities in
         buckets ``bucket`` and ``within_one``, for prose and JSON ``credit``, with confidences ``ece``; ``questions``,
-        ``parse_failures``, ``parse_failure_share``; ``cannot_tell``: share of saying so where that is the truth (noise
-        alone), and of saying so falsely; ``ece``; ``confusion`` of technologies: truth, then what was read.
+        ``parse_failures``, ``parse_failure_share``; ``cannot_tell``: share of the answers that say so where that is
+        the truth (noise alone), and where it is not, and under ``captures`` the share of captures, with its interval,
+        on which more than half of the answers do; ``ece``; ``confusion`` of technologies: truth, then what was read.
 
     Raises:
         DatasetError: a kind without a question.
@@ -173,12 +174,23 @@ def _number(text: str | None) -> bool:
 
 def _cannot_tell(scored: Sequence[Scored]) -> dict[str, Any]:
     """How often "cannot tell" was said where it is the truth, and where it is not; parts nobody was asked are left
-    out."""
-    parts: dict[str, list[bool]] = {"said_on_noise": [], "said_falsely": []}
+    out.
+
+    The answers about one capture are no independent draws: the interval counts captures, each by most of its answers.
+    """
+    parts: dict[str, dict[int, list[bool]]] = {"said_on_noise": {}, "said_falsely": {}}
     for one in scored:
-        parts["said_on_noise" if one.truth == CANNOT_TELL else "said_falsely"].append(one.parsed == CANNOT_TELL)
-    found = {name: share(said) for name, said in parts.items() if said}
-    return {name: {"share": table.pop("accuracy"), **table} for name, table in found.items()}
+        part = parts["said_on_noise" if one.truth == CANNOT_TELL else "said_falsely"]
+        part.setdefault(one.sample, []).append(one.parsed == CANNOT_TELL)
+    return {name: _of_captures(list(said.values())) for name, said in parts.items() if said}
+
+
+def _of_captures(said: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """``share`` and ``count`` of answers, and of ``captures`` on which more than half of the answers are so."""
+    answers = [each for mine in said for each in mine]
+    captures = share([2 * sum(mine) > len(mine) for mine in said])
+    table = {"share": sum(answers) / len(answers), "count": len(answers)}
+    return table | {"captures": {"share": captures.pop("accuracy"), **captures}}
 
 
 def _calibration(scored: Sequence[Scored]) -> dict[str, float]:

@@ -34,6 +34,23 @@ class Targets(NamedTuple):
     answers: dict[str, list[str]]
     rates: Tensor
 
+    def labels(self) -> dict[str, int]:
+        """How many samples' answers each head sees."""
+        known = (self.codes != _MISSING).sum(0).tolist()
+        return dict(zip(self.answers, known, strict=True))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weight of each head's answers ``[answers]``: the inverse of their frequency, 1 where all are as frequent.
+
+        RF-GPT's instructions are balanced (:mod:`lwm.language.balance`); without it the heads would learn what is
+        common and be scored on balanced questions.
+        """
+        counts = {
+            kind: torch.bincount(self.codes[self.codes[:, number] != _MISSING, number], minlength=len(values))
+            for number, (kind, values) in enumerate(self.answers.items())
+        }
+        return {kind: count.sum() / (len(count) * count.clamp(min=1).float()) for kind, count in counts.items()}
+
 
 class MultiHeadViT(nn.Module):
     """An encoder's pooled tokens and the sample rate, standardised, and a head for each kind.
@@ -82,10 +99,17 @@ class MultiHeadViT(nn.Module):
         whole = self.standardise(torch.cat([features, scale], dim=1))
         return {kind: head(whole) for kind, head in zip(self.answers, self.heads, strict=True)}
 
-    def loss(self, logits: Mapping[str, Tensor], codes: Tensor) -> Tensor:
-        """Mean over kinds of the cross entropy over samples whose code ``codes [B, K]`` is known."""
+    def loss(self, logits: Mapping[str, Tensor], codes: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Mean over kinds of the cross entropy over samples whose code ``codes [B, K]`` is known.
+
+        Args:
+            logits: of :meth:`forward`.
+            codes: int64 ``[B, K]``, -1 where not known.
+            weights: of each kind's answers, see :meth:`Targets.weights`; None for equal ones.
+        """
+        weigh = dict[str, Tensor]() if weights is None else weights
         parts = [
-            nn.functional.cross_entropy(logits[kind], codes[:, number], ignore_index=_MISSING)
+            nn.functional.cross_entropy(logits[kind], codes[:, number], weigh.get(kind), ignore_index=_MISSING)
             for number, kind in enumerate(self.answers)
             if bool((codes[:, number] != _MISSING).any())
         ]
@@ -107,7 +131,7 @@ class MultiHeadAnswerer:
     def __call__(self, captures: Tensor, questions: Sequence[Question]) -> Replies:
         """The likeliest answer of each question's kind; empty where no head is of that kind."""
         model = self.model
-        device = next(model.parameters()).device
+        device = _device(model)
         rates = torch.full((len(captures),), _REFERENCE_RATE, device=device)
         for one in questions:
             if one.sample_rate is not None:
@@ -163,7 +187,7 @@ def fit_multihead(
     learning_rate: float = 2e-3,
     weight_decay: float = 0.05,
 ) -> list[float]:
-    """Train heads, and an encoder that is not frozen, with AdamW, warm-up and cosine.
+    """Train heads, and an encoder that is not frozen, with AdamW, warm-up and cosine; answers of a kind weigh alike.
 
     Args:
         model: to be trained.
@@ -186,10 +210,10 @@ def fit_multihead(
     if count < 2 or batch_size < 2:
         raise DatasetError(f"{count} samples in batches of {batch_size}", "two or more of both")
     steps = -(-count // batch_size)
-    parts = model.heads if model.frozen else model
-    planned = adamw_cosine([parts], learning_rate, weight_decay, epochs * steps)
+    planned = adamw_cosine([model.heads if model.frozen else model], learning_rate, weight_decay, epochs * steps)
     optimizer, scheduler = planned["optimizer"], planned["lr_scheduler"]["scheduler"]
     kept = _features(model, data, samples) if model.frozen else None
+    weights = {kind: weight.to(_device(model)) for kind, weight in targets.weights().items()}
     losses = []
     model.train()
     with progress("multi-head", epochs * count, "samples") as bar:
@@ -200,19 +224,24 @@ def fit_multihead(
             for rows in np.array_split(order, steps):
                 x = kept[rows] if kept is not None else model.features(_pictures(model, data, samples[rows]))
                 chosen = torch.from_numpy(rows)
-                loss = model.loss(model(x, targets.rates[chosen].to(x.device)), targets.codes[chosen].to(x.device))
+                logits = model(x, targets.rates[chosen].to(x.device))
+                loss = model.loss(logits, targets.codes[chosen].to(x.device), weights)
                 if not torch.isfinite(loss):
                     raise DatasetError(f"a loss of {loss.item()} in epoch {epoch}", "a finite one", "run lwm doctor")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
+                _step(model, loss, optimizer)
                 scheduler.step()
                 total += float(loss.detach()) * len(rows)
                 bar.update(len(rows))
             losses.append(total / count)
     model.eval()
     return losses
+
+
+def _step(model: MultiHeadViT, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
 
 
 def _features(model: MultiHeadViT, data: SpectrogramDataset, samples: npt.NDArray[np.int64]) -> Tensor:
@@ -223,7 +252,11 @@ def _features(model: MultiHeadViT, data: SpectrogramDataset, samples: npt.NDArra
 
 
 def _pictures(model: MultiHeadViT, data: SpectrogramDataset, samples: npt.NDArray[np.int64]) -> Tensor:
-    return data.batch(samples)["spectrogram"].to(next(model.parameters()).device)
+    return data.batch(samples)["spectrogram"].to(_device(model))
+
+
+def _device(model: MultiHeadViT) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _head(width: int, hidden: int | None, classes: int) -> nn.Module:

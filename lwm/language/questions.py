@@ -12,7 +12,7 @@ from lwm.data.plan import NOISE
 from lwm.errors import ConfigError, DatasetError
 from lwm.language.balance import Balance
 from lwm.language.captions import facts_of, title_of
-from lwm.language.facts import CANNOT_TELL
+from lwm.language.facts import CANNOT_TELL, columns_of
 from lwm.language.instructions import KINDS, Pair, make_pair, offered, parse_answer
 from lwm.language.templates import Wording
 from lwm.seeding import rng_for
@@ -106,7 +106,7 @@ def questions_about(
     require_kinds(kinds)
     asked: list[Asked] = []
     balance = even_balance(data) if balance is None else balance
-    columns = data.recipe.size[1]
+    columns = columns_of(data.recipe)
     for sample in map(int, samples):
         record = data.record(sample)
         facts = facts_of(record, columns)

@@ -13,7 +13,7 @@ from lwm.language.facts import CANNOT_TELL
 from lwm.language.inputs import Seen, spectrogram_of
 from lwm.language.instructions import KINDS
 from lwm.language.questions import Labels, Question, read_value
-from lwm.signal.io import read_capture
+from lwm.signal.io import open_recording
 from lwm.signal.recipe import Recipe
 
 ASKED = ("technology", "link", "emissions", "bandwidth", "snr")
@@ -74,14 +74,14 @@ def known_truths(path: Path, seen: Seen, labels: Labels) -> dict[str, str]:
         return {}
     note = seen.annotations[0]
     truths: dict[str, str] = {}
-    if note.technology:
+    if words := (note.technology or "").split():
         named = {title.casefold(): title for title in labels.get("technology", ())}
         # "WLAN 802.11a" is WLAN; "LTE" is LTE.
-        truths["technology"] = named.get(note.technology.split()[0].casefold(), note.technology)
+        truths["technology"] = named.get(words[0].casefold(), " ".join(words))
     if note.link:
         truths["link"] = note.link
     elif truths.get("technology") == "LTE":
-        centre = read_capture(path).center_frequency
+        centre = open_recording(path).center_frequency
         if centre is not None and any(low <= centre <= high for low, high in _DOWNLINK):
             truths["link"] = "downlink"
     return truths

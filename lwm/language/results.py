@@ -104,9 +104,23 @@ def _accuracy_table(records: Sequence[Record]) -> str:
     rows = []
     for record in records:
         tables = record["summary"]["kinds"]
-        rows.append([record["title"], *[_cell(tables.get(kind)) for kind in kinds]])
-    said = "Right answers in percent (Wilson interval of 95 %) to the same questions about the test split.\n"
-    return f"{said}\n{_table(['contestant', *kinds], rows)}"
+        counts = [_captures(record), f"{record['summary']['questions']:,}"]
+        rows.append([record["title"], *counts, *[_cell(tables.get(kind)) for kind in kinds]])
+    said = (
+        "Right answers in percent (Wilson interval of 95 %) about the test split. Captures: that a contestant was"
+        " trained on; questions: that it was asked. Rows with other numbers of either are no even comparison.\n"
+    )
+    return f"{said}\n{_table(['contestant', 'captures', 'questions', *kinds], rows)}"
+
+
+def _captures(record: Record) -> str:
+    """Captures that a contestant was trained on: what its record says, else its budget's limit."""
+    if "captures_trained" in record:
+        return f"{record['captures_trained']:,}"
+    limits = record.get("settings", {}).get("limits", {})
+    # Records of before this was stated; those of a pretrained language model have a limit of their own.
+    named = "pretrained_captures" if record.get("name", "").startswith("smollm") else "captures"
+    return ("all" if limits[named] is None else f"{limits[named]:,}") if named in limits else _MISSING
 
 
 def _cell(table: Record | None) -> str:
@@ -117,10 +131,11 @@ def _cell(table: Record | None) -> str:
 
 
 _OTHER: dict[str, Callable[[Record], str]] = {
-    "questions": lambda record: str(record["summary"]["questions"]),
     "not readable %": lambda record: _percent(record["summary"]["parse_failure_share"]),
     "cannot tell, on noise %": lambda record: _percent(_told(record, "said_on_noise")),
+    "of noise captures %": lambda record: _told_captures(record, "said_on_noise"),
     "cannot tell, falsely %": lambda record: _percent(_told(record, "said_falsely")),
+    "of other captures %": lambda record: _told_captures(record, "said_falsely"),
     "SNR within a bucket %": lambda record: _percent(_snr(record)),
     "description F1 %": lambda record: _percent(record["summary"]["kinds"].get("description", {}).get("credit")),
     "ECE %": lambda record: _percent(record["summary"].get("ece")),
@@ -135,13 +150,23 @@ def _told(record: Record, name: str) -> float | None:
     return record["summary"]["cannot_tell"].get(name, {}).get("share")
 
 
+def _told_captures(record: Record, name: str) -> str:
+    """Of captures, with their interval; records from before captures were counted have none."""
+    captures = record["summary"]["cannot_tell"].get(name, {}).get("captures")
+    return _cell(None if captures is None else captures | {"accuracy": captures["share"]})
+
+
 def _snr(record: Record) -> float | None:
     return record["summary"]["kinds"].get("snr", {}).get("within_one", {}).get("accuracy")
 
 
 def _other_table(records: Sequence[Record]) -> str:
     rows = [[record["title"], *[read(record) for read in _OTHER.values()]] for record in records]
-    return _table(["contestant", *_OTHER], rows)
+    said = (
+        'Cannot tell: share of answers; of captures: share of those on which more than half of the answers are "cannot'
+        ' tell" (Wilson interval of 95 % over captures, as the answers about one capture depend on each other).\n'
+    )
+    return f"{said}\n" + _table(["contestant", *_OTHER], rows)
 
 
 def _snr_table(records: Sequence[Record]) -> str:

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 def create_app(model: RFGPT, options: ServeOptions) -> Starlette:
-    """An ASGI application that owns the model; ``app.state.engine`` is its :class:`Engine`.
+    """An ASGI application that owns the model; ``app.state.engine`` is its :class:`Engine`, ``app.state.budget`` the
+    :class:`~lwm.serve.body.Budget` of the bodies in memory.
 
     The engine's thread starts here and ends with the application's lifespan.
     """
@@ -53,9 +54,12 @@ def create_app(model: RFGPT, options: ServeOptions) -> Starlette:
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok" if engine.alive else "stopped"}, 200 if engine.alive else 503)
 
+    chat = ChatCompletions(engine, options, admit)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
+        chat.close()
         engine.close()
 
     app = Starlette(
@@ -63,12 +67,12 @@ def create_app(model: RFGPT, options: ServeOptions) -> Starlette:
             Route("/healthz", health),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", one_model),
-            Route("/v1/chat/completions", ChatCompletions(engine, options, admit), methods=["POST"]),
+            Route("/v1/chat/completions", chat, methods=["POST"]),
         ],
         exception_handlers={RequestError: _refused, HTTPException: _unrouted, Exception: _failed},
         lifespan=lifespan,
     )
-    app.state.engine = engine
+    app.state.engine, app.state.budget = engine, chat.budget
     app.add_middleware(RequestLog)
     return app
 

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -22,16 +21,65 @@ connection with unread data resets it, and the answer is lost on the way."""
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+# What may be half of a surrogate pair.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class Budget:
+    """Bytes of bodies that are in memory at the same time; any thread may give some back.
+
+    Args:
+        limit: most bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+        """Bytes that are free."""
+        self._lock = Lock()
+
+    def move(self, size: int) -> bool:
+        """Take ``size`` bytes, or give them back where negative; whether there was room."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
+
+
+class Reservation:
+    """What one body has of a budget: as much as has arrived, so that a client that sends slowly holds little.
+
+    Args:
+        budget: whose bytes.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._size = budget, 0
+
+    def add(self, size: int) -> bool:
+        """Room for that many more bytes; False where there is none."""
+        found = self._budget.move(size)
+        self._size += size if found else 0
+        return found
+
+    def release(self) -> None:
+        """Give everything back, once."""
+        size, self._size = self._size, 0
+        self._budget.move(-size)
+
+
+async def read_body(request: Request, limit: int, seconds: float, held: Reservation) -> bytes:
     """The whole body, counted while it arrives.
 
     Args:
         request: not read yet.
         limit: most bytes.
         seconds: how long it may take.
+        held: grows with what has arrived.
 
     Raises:
-        RequestError: 413 above the limit, 408 too slow, 415 another type than JSON, 400 the client went away.
+        RequestError: 413 above the limit, 429 too much of other bodies in memory, 408 too slow, 415 another type than
+            JSON, 400 the client went away.
     """
     _require_json(request)
     stated = request.headers.get("content-length", "0")
@@ -49,9 +97,18 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
                     parts.clear()
                     await _discard(stream)
                     raise _too_large(limit)
+                if not held.add(len(part)):
+                    parts.clear()
+                    await _discard(stream)
+                    raise _too_many()
                 parts.append(part)
     except TimeoutError:
-        raise RequestError(408, f"a body that took more than {seconds:g} s", code="request_timeout") from None
+        raise RequestError(
+            408,
+            f"a body that took more than {seconds:g} s",
+            code="request_timeout",
+            headers={"Connection": "close"},
+        ) from None
     except ClientDisconnect:
         raise bad("the client went away while sending", code="client_closed_request") from None
     return b"".join(parts)
@@ -80,6 +137,11 @@ def _too_large(limit: int) -> RequestError:
     )
 
 
+def _too_many() -> RequestError:
+    headers = {"Retry-After": "1", "Connection": "close"}
+    return RequestError(429, "too many large requests at once", code="queue_full", headers=headers)
+
+
 def _require_json(request: Request) -> None:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":
@@ -95,8 +157,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
     values reach the parser.
 
     Raises:
-        RequestError: 400, no JSON object, nested deeper than :data:`DEEPEST` or of more than :data:`MOST_VALUES`
-            values.
+        RequestError: 400, no JSON object, nested deeper than :data:`DEEPEST`, of more than :data:`MOST_VALUES` values,
+            or with half a surrogate pair, which is no text of any encoding.
     """
     bare = _STRING.sub(b"", body)
     if sum(bare.count(sign) for sign in (b",", b"[", b"{", b":")) > MOST_VALUES:
@@ -114,37 +176,13 @@ def parse_json(body: bytes) -> dict[str, Any]:
         raise bad(f"a body that is no JSON{where}", "a JSON object in UTF-8", code="invalid_json") from None
     if not isinstance(found, dict):
         raise bad("JSON that is no object", "a JSON object", code="invalid_json")
+    if _SURROGATE.search(body):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise bad("text with half a surrogate pair", "Unicode text", code="invalid_json") from None
     return found
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
-
-
-class Budget:
-    """Bytes of bodies that are in memory at the same time.
-
-    Args:
-        limit: most bytes.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    @contextmanager
-    def reserved(self, request: Request, largest: int) -> Iterator[None]:
-        """Room for a request's body: as much as it says, or the largest where it does not say.
-
-        Raises:
-            RequestError: 429, too much is being read already.
-        """
-        stated = request.headers.get("content-length", "")
-        size = min(int(stated), largest) if stated.isdigit() and len(stated) < 20 else largest
-        if size > self._left:
-            headers = {"Retry-After": "1"}
-            raise RequestError(429, "too many large requests at once", code="queue_full", headers=headers)
-        self._left -= size
-        try:
-            yield
-        finally:
-            self._left += size

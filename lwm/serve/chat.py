@@ -3,15 +3,15 @@
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from lwm.serve.body import Budget, parse_json, read_body
+from lwm.serve.body import Budget, Reservation, parse_json, read_body
 from lwm.serve.engine import Engine, Job, Piece
 from lwm.serve.errors import RequestError
 from lwm.serve.options import ServeOptions
@@ -21,6 +21,12 @@ from lwm.serve.requests import ChatRequest, read_request
 
 PREPARING = 2
 """Requests whose captures are decoded at the same time; the model's own thread is beside them."""
+
+BODY_SECONDS = 10.0
+"""Longest time for the body of a request, or half of the request's whole time where that is less (s)."""
+
+LAST_WORD_SECONDS = 2.0
+"""How long a client that has had its time may take to read that it is over (s)."""
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -44,37 +50,52 @@ class ChatCompletions:
 
     def __init__(self, engine: Engine, options: ServeOptions, admit: Callable[[Request], None]) -> None:
         self._engine, self._options, self._admit = engine, options, admit
-        self._limiter = CapacityLimiter(PREPARING)
-        self._budget = Budget(8 * options.max_body)
+        # One of its own: what is given up on goes on in its thread to its end, and must not add to the others.
+        self._pool = ThreadPoolExecutor(PREPARING, "lwm-serve-prepare")
+        self.budget = Budget(8 * options.max_body)
+        """Of the bodies in memory."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
         self._admit(request)
-        with self._engine.admitted():
-            answer = _Answer(self._engine, self._options, receive, send)
-            try:
-                async with asyncio.timeout(self._options.timeout):
-                    await self._serve(request, answer)
-            except TimeoutError:
-                late = RequestError(504, f"no answer within {self._options.timeout:g} s", code="timeout")
-                await answer.fail(late)
-            except ClientGone:
-                return
-            finally:
-                answer.close()
+        answer = _Answer(self._engine, self._options, receive, send)
+        try:
+            async with asyncio.timeout(self._options.timeout):
+                await self._serve(request, answer)
+        except TimeoutError:
+            late = RequestError(504, f"no answer within {self._options.timeout:g} s", code="timeout")
+            # Whoever reads nothing at all is not waited for.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD_SECONDS):
+                    await answer.fail(late)
+        except ClientGone:
+            return
+        finally:
+            answer.close()
 
     async def _serve(self, request: Request, answer: "_Answer") -> None:
         deadline = time.monotonic() + self._options.timeout
-        with self._budget.reserved(request, self._options.max_body):
-            body = await read_body(request, self._options.max_body, self._options.timeout)
+        held = Reservation(self.budget)
+        with ExitStack() as stack:
+            stack.callback(held.release)
+            seconds = min(BODY_SECONDS, self._options.timeout / 2)
+            body = await read_body(request, self._options.max_body, seconds, held)
             answer.watch()
-            asked, job = await to_thread.run_sync(
-                partial(self._prepared, body), limiter=self._limiter, abandon_on_cancel=True
-            )
-            del body
-        job.deadline = deadline
-        await answer.send(asked, job)
+            # A client has no place before its whole body is here: one that sends slowly takes nobody else's.
+            with self._engine.admitted():
+                future = self._pool.submit(self._prepared, body)
+                del body
+                # The thread holds the body now, also where nobody waits for it any more.
+                stack.pop_all()
+                future.add_done_callback(lambda _: held.release())
+                asked, job = await asyncio.wrap_future(future)
+                job.deadline = deadline
+                await answer.send(asked, job)
+
+    def close(self) -> None:
+        """Prepare nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepared(self, body: bytes) -> tuple[ChatRequest, Job]:
         asked = read_request(parse_json(body), self._options)
@@ -89,7 +110,7 @@ class _Answer:
         self._pieces: asyncio.Queue[Piece | RequestError | ClientGone] = asyncio.Queue()
         self._watcher: asyncio.Task[None] | None = None
         self._job: Job | None = None
-        self._started = False
+        self._started = self._whole_begun = False
 
     def watch(self) -> None:
         """Notice when the client goes away; after its whole body was read."""
@@ -125,9 +146,9 @@ class _Answer:
 
         self._job, job.emit = job, emit
         self._engine.submit(job)
-        reply = Reply(self._options.name, job.prompt_tokens, asked.top_logprobs is not None)
+        reply = Reply(self._options.name, job.prompt_tokens, asked.top_logprobs is not None, asked.usage_in_stream)
         if asked.stream:
-            await self._stream(asked, reply)
+            await self._stream(reply)
         else:
             await self._whole(reply)
 
@@ -148,10 +169,10 @@ class _Answer:
         content = reply.whole("".join(texts), tokens, piece)
         await self._send_json(200, content, {})
 
-    async def _stream(self, asked: ChatRequest, reply: Reply) -> None:
+    async def _stream(self, reply: Reply) -> None:
         piece = await self._next()
-        self._started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        self._started = True
         await self._event(reply.first())
         try:
             while True:
@@ -163,10 +184,13 @@ class _Answer:
         except RequestError as error:
             await self.fail(error)
             return
-        await self._event(reply.last(piece, asked.usage_in_stream), more=False)
+        await self._event(reply.last(piece), more=False)
 
     async def fail(self, error: RequestError) -> None:
-        """Say what went wrong: as an answer, or as the last event of a stream that has begun."""
+        """Say what went wrong: as an answer, or as the last event of a stream that has begun; nothing where a whole
+        answer is on its way."""
+        if self._whole_begun:
+            return
         if self._started:
             await self._event(event(error.body()), more=False)
         else:
@@ -176,7 +200,7 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": content, "more_body": more})
 
     async def _send_json(self, status: int, content: dict[str, Any], headers: dict[str, str]) -> None:
-        self._started = True
+        self._whole_begun = True
         response = JSONResponse(content, status, headers)
         await self._send({"type": "http.response.start", "status": status, "headers": response.raw_headers})
         await self._send({"type": "http.response.body", "body": bytes(response.body)})

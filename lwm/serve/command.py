@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lwm.console import say
-from lwm.errors import ConfigError
+from lwm.errors import ConfigError, ModelError
 from lwm.language.converse import load_rfgpt
 from lwm.language.rfgpt import RFGPT
 from lwm.serve.options import ServeOptions, read_keys
@@ -53,7 +53,7 @@ def serve(
         name: what requests call the model; the folder's name by default.
 
     Raises:
-        ModelError: the folder holds no RF-GPT.
+        ModelError: the folder holds no RF-GPT, or the model's thread died while it served: start the server again.
         ConfigError: an impossible limit, an address that cannot be listened on, or the extra ``serve`` is missing.
     """
     _require_extra()
@@ -67,9 +67,11 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         say(f"{called}: http://{shown}:{sock.getsockname()[1]}/v1 (stop with Ctrl-C)")
         if not keys and host not in _LOOPBACK:
-            say("everybody who reaches this address may ask: add --api-key-file to let in only some")
+            say("everybody who reaches this address may ask: add --api_key_file to let in only some")
         with _quiet_signals():
             server.run(sockets=[sock])
+    if server.config.app.state.engine.died.is_set():
+        raise ModelError("the model's thread died", "one that answers", "start the server again; the log says where")
     say("stopped")
 
 
@@ -111,8 +113,9 @@ def _server(model: RFGPT, options: ServeOptions) -> Any:
 
     from lwm.serve.app import create_app
 
+    app = create_app(model, options)
     config = uvicorn.Config(
-        create_app(model, options),
+        app,
         http="h11",
         ws="none",
         lifespan="on",
@@ -122,7 +125,14 @@ def _server(model: RFGPT, options: ServeOptions) -> Any:
         # Answers under way may end; what is not done by then is cut off.
         timeout_graceful_shutdown=max(1, int(min(options.timeout, 30))),
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+
+    def end() -> None:
+        server.should_exit = True
+
+    # A server that can answer nothing any more ends, so that whoever looks after it starts another.
+    app.state.engine.on_death = end
+    return server
 
 
 def _require_extra() -> None:

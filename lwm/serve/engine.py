@@ -13,7 +13,6 @@ from secrets import randbits
 import torch
 from torch import Tensor
 
-from lwm.errors import LWMError
 from lwm.language.chat import Turn
 from lwm.language.converse import confidence_of, device_of
 from lwm.language.rfgpt import RFGPT
@@ -21,23 +20,12 @@ from lwm.seeding import rng_for
 from lwm.serve.cache import Encoded, TokenCache
 from lwm.serve.errors import RequestError
 from lwm.serve.options import MIB, ServeOptions
-from lwm.serve.rows import Row, Rows, Sampling, TokenLogProb
+from lwm.serve.rows import FAILURES, Row, Rows, Sampling, TokenLogProb
 
 logger = logging.getLogger(__name__)
 
-_FAILURES = (
-    LWMError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    OSError,
-)
-"""What a model can raise while it works; the thread goes on with the next batch."""
+PICTURES = 8
+"""Pictures that go through the tower at once: a batch of requests may show a hundred."""
 
 
 @dataclass
@@ -118,13 +106,17 @@ class Engine:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._admitted, self._lock = 0, threading.Lock()
         self._closing = threading.Event()
+        self.died = threading.Event()
+        """Set where the thread ended by itself, of something that no later batch would survive either."""
+        self.on_death: Callable[[], None] = lambda: None
+        """Called in the engine's thread when it died: whoever runs the server ends it, so that it can be restarted."""
         self._device = device_of(model)
         self._thread = threading.Thread(target=self._run, name="lwm-serve-engine", daemon=True)
         self._thread.start()
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place among the requests that are answered or wait, from before its body is read to its last byte.
+        """A place among the requests that are answered or wait, from after its body was read to its last byte.
 
         Raises:
             RequestError: 429, there is none.
@@ -168,13 +160,26 @@ class Engine:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        batch: list[Job] = []
         try:
             while not self._closing.is_set():
                 batch = self._gather()
                 for part in self._split([job for job in batch if not job.over()]):
                     self._answer(part)
+        except BaseException as error:
+            # For example a PanicException of a library in Rust, which is no Exception. It is logged without its
+            # message, which may quote a client.
+            _log(error)
+            self.died.set()
+            self._closing.set()
+            for job in batch:
+                job.emit(_failed())
+            # Python says nothing of a thread that ends like this.
+            raise SystemExit(1) from error
         finally:
             self._refuse_waiting()
+            if self.died.is_set():
+                self.on_death()
 
     def _gather(self) -> list[Job]:
         """Wait for a job, then a little for others."""
@@ -216,18 +221,20 @@ class Engine:
         fails because of another's."""
         try:
             self._generate(jobs)
-        except _FAILURES as error:
+        except FAILURES as error:
             _log(error)
             for job in jobs:
                 if len(jobs) > 1 and not job.begun and not job.over():
                     self._answer([job])
                 elif not job.over():
-                    job.emit(RequestError(500, "the model failed on this request", code="model_failed"))
+                    job.emit(_failed())
 
     @torch.inference_mode()
     def _generate(self, jobs: list[Job]) -> None:
         self.batches += 1
-        rf, captures = self._encode(jobs)
+        jobs, rf, captures = self._encode(jobs)
+        if not jobs:
+            return
         rows = [self._row(job) for job in jobs]
         control = Rows(rows, min(self.model.chat.end_ids))
 
@@ -250,34 +257,55 @@ class Engine:
     def _row(self, job: Job) -> Row:
         def emit(text: str, tokens: list[TokenLogProb], reason: str | None) -> None:
             job.begun = True
-            sure = self._confidence.of(min(row.log_probability, 0.0), job.kind) if row.whole else None
+            free = job.sampling.processor is None
+            sure = self._confidence.of(min(row.log_probability, 0.0), job.kind, free) if row.whole else None
             job.emit(Piece(text, tokens, reason, len(row.ids), sure))
 
+        def failed(error: Exception) -> None:
+            _log(error)
+            job.begun = True
+            job.emit(_failed())
+
         seed = randbits(63) if job.seed is None else job.seed % 2**63
-        row = Row(self.model.chat, job.sampling, rng_for(seed, "serve"), emit, job.over)
+        row = Row(self.model.chat, job.sampling, rng_for(seed, "serve"), emit, job.over, failed)
         return row
 
-    def _encode(self, jobs: Sequence[Job]) -> tuple[Tensor, list[list[int]]]:
-        """RF tokens of every capture of a batch once ``[captures, n, features]``, and which ones each job shows."""
+    def _encode(self, jobs: Sequence[Job]) -> tuple[list[Job], Tensor, list[list[int]]]:
+        """The jobs that somebody still waits for, the RF tokens of every capture that they show, once
+        ``[captures, n, features]``, and which of them each shows."""
         shown = {each.digest: each for job in jobs for each in job.shown}
-        new = []
         for digest, each in shown.items():
             # Encoded by a batch before this one, after the job was prepared.
             kept = self.cache.get(digest) if each.rf is None else None
             each.rf = kept.rf if kept is not None else each.rf
-            if each.rf is None:
-                new.append(each)
-        if new:
-            pictures = torch.cat([each.picture for each in new if each.picture is not None])
-            found = self.model.encode(pictures.to(self._device))
-            self.captures_encoded += len(new)
-            for each, rf in zip(new, found, strict=True):
-                each.rf, each.picture = rf, None
-                self.cache.put(each.digest, Encoded(rf, each.sample_rate))
-        place = {digest: number for number, digest in enumerate(shown)}
-        tokens = [each.rf for each in shown.values() if each.rf is not None]
-        rf = torch.stack(tokens) if tokens else torch.zeros(0, self.model.rf_tokens, 1, device=self._device)
-        return rf, [[place[each.digest] for each in job.shown] for job in jobs]
+        waiting = [each for each in shown.values() if each.rf is None]
+        while waiting and not self._closing.is_set():
+            wanted = {each.digest for job in jobs if not job.over() for each in job.shown}
+            waiting = [each for each in waiting if each.digest in wanted]
+            self._encode_some(waiting[:PICTURES])
+            waiting = waiting[PICTURES:]
+        found = {digest: each.rf for digest, each in shown.items() if each.rf is not None}
+        alive = []
+        for job in jobs:
+            if all(each.digest in found for each in job.shown):
+                alive.append(job)
+            elif not job.over():
+                job.emit(_closed())
+        place = {digest: number for number, digest in enumerate(found)}
+        empty = torch.zeros(0, self.model.rf_tokens, 1, device=self._device)
+        rf = torch.stack(list(found.values())) if found else empty
+        return alive, rf, [[place[each.digest] for each in job.shown] for job in alive]
+
+    def _encode_some(self, new: Sequence[Shown]) -> None:
+        """Put pictures through the tower and keep what comes out."""
+        if not new:
+            return
+        pictures = torch.cat([each.picture for each in new if each.picture is not None])
+        found = self.model.encode(pictures.to(self._device))
+        self.captures_encoded += len(new)
+        for each, rf in zip(new, found, strict=True):
+            each.rf, each.picture = rf, None
+            self.cache.put(each.digest, Encoded(rf, each.sample_rate))
 
     def _refuse_waiting(self) -> None:
         while True:
@@ -287,6 +315,10 @@ class Engine:
                 return
             if job is not None:
                 job.emit(_closed())
+
+
+def _failed() -> RequestError:
+    return RequestError(500, "the model failed on this request", code="model_failed")
 
 
 def _closed() -> RequestError:

@@ -68,5 +68,5 @@ def read_keys(path: str | Path) -> tuple[str, ...]:
         raise ConfigError(f"API key file {path} ({error})", "a text file with one key a line") from None
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
-        raise ConfigError(f"API key file {path} holds no key", "one key a line", "or leave --api-key-file out")
+        raise ConfigError(f"API key file {path} holds no key", "one key a line", "or leave --api_key_file out")
     return keys

@@ -1,6 +1,7 @@
 """Answers as OpenAI's API writes them: whole, or chunk by chunk as server-sent events.
 
-One field is ours, ``lwm``: ``{"confidence": ...}``, how likely the answer is right, null where it was cut off.
+One field is ours, ``lwm``: ``{"confidence": ...}``, how likely the answer is right, null where it was cut off,
+is a paragraph or was held to a schema.
 """
 
 import json
@@ -20,10 +21,12 @@ class Reply:
         model: its name.
         prompt_tokens: how long the conversation was.
         logprobs: whether log probabilities were asked for.
+        usage: whether a stream ends with its usage; every other chunk then says that it has none.
     """
 
-    def __init__(self, model: str, prompt_tokens: int, logprobs: bool) -> None:
+    def __init__(self, model: str, prompt_tokens: int, logprobs: bool, usage: bool = False) -> None:
         self._model, self._prompt_tokens, self._logprobs = model, prompt_tokens, logprobs
+        self._usage_asked = usage
         self._id, self._created = f"chatcmpl-{token_hex(12)}", int(time.time())
 
     def whole(self, text: str, tokens: Sequence[TokenLogProb], end: Piece) -> dict[str, Any]:
@@ -45,10 +48,10 @@ class Reply:
         """The event of some more text."""
         return self._chunk({"content": text}, None, tokens)
 
-    def last(self, end: Piece, usage: bool) -> bytes:
+    def last(self, end: Piece) -> bytes:
         """The events of the end: why, the confidence, the usage where asked for, and ``[DONE]``."""
         events = self._chunk({}, end.reason, (), lwm={"confidence": end.confidence})
-        if usage:
+        if self._usage_asked:
             told = {"usage": self._usage(end.completion_tokens)}
             events += event(self._object("chat.completion.chunk", []) | told)
         return events + b"data: [DONE]\n\n"
@@ -56,7 +59,8 @@ class Reply:
     def _chunk(self, delta: dict[str, Any], reason: str | None, tokens: Sequence[TokenLogProb], **more: Any) -> bytes:
         described = self._described(tokens) if tokens else None
         choice = {"index": 0, "delta": delta, "logprobs": described, "finish_reason": reason}
-        return event(self._object("chat.completion.chunk", [choice]) | more)
+        none = {"usage": None} if self._usage_asked else {}
+        return event(self._object("chat.completion.chunk", [choice]) | none | more)
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         head = {"id": self._id, "object": kind, "created": self._created, "model": self._model}

@@ -11,6 +11,10 @@ from lwm.serve.uploads import Upload, file_upload, image_upload
 
 MOST_TURNS, MOST_CAPTURES, MOST_STOPS = 128, 16, 4
 
+COLDEST = 1e-3
+"""Temperatures below it count as 0: dividing by them would overflow, and nothing else than the most probable token
+would be drawn."""
+
 _INERT = {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -75,7 +79,7 @@ def read_request(plain: Mapping[str, Any], options: ServeOptions) -> ChatRequest
         uploads,
         _max_tokens(rest, options.max_tokens),
         # OpenAI's default is 1; a measurement is better answered by what is most probable.
-        temperature=0.0 if temperature is None else temperature,
+        temperature=0.0 if temperature is None or temperature < COLDEST else temperature,
         top_p=1.0 if top_p is None else top_p,
         stops=_stops(rest.pop("stop", None)),
         seed=_whole(rest.pop("seed", None), "seed", -(2**63), 2**63 - 1),

@@ -13,10 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lwm.errors import LWMError
 from lwm.language.chat import Chat
 
 UNFINISHED = "\ufffd"
 """What a decoder shows for a character whose last bytes have not come yet."""
+
+FAILURES = (
+    LWMError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    OSError,
+)
+"""What a model, or a row's processor, can raise while it works."""
 
 
 class TokenLogProb(NamedTuple):
@@ -52,6 +67,7 @@ class Row:
         rng: draws its tokens where the temperature is above 0.
         emit: takes each piece of text and the log probabilities of its tokens; with the reason once it is finished.
         ended: asked before every token; True gives the row up.
+        failed: takes what went wrong with this row alone, which ends it.
     """
 
     def __init__(
@@ -61,8 +77,10 @@ class Row:
         rng: np.random.Generator,
         emit: Callable[[str, list[TokenLogProb], str | None], None],
         ended: Callable[[], bool],
+        failed: Callable[[Exception], None],
     ) -> None:
-        self._chat, self.sampling, self._rng, self._emit, self._ended = chat, sampling, rng, emit, ended
+        self._chat, self.sampling, self._rng = chat, sampling, rng
+        self._emit, self._ended, self._failed = emit, ended, failed
         self.ids: list[int] = []
         self.reason: str | None = None
         self.log_probability = 0.0
@@ -98,6 +116,12 @@ class Row:
         if self.reason is None:
             self.reason = reason
             self._hand_on(self._chat.decode(self.ids) if text is None else text)
+
+    def fail(self, error: Exception) -> None:
+        """End the row, and no other, with an error."""
+        if self.reason is None:
+            self.reason = "failed"
+            self._failed(error)
 
     def check(self) -> None:
         """Give the row up where nobody waits for it any more."""
@@ -155,8 +179,11 @@ class Rows:
         chosen = scores.clone()
         for number, row in enumerate(self.rows):
             if row.reason is None:
-                chosen[number] = row.choose(input_ids[number : number + 1], scores[number : number + 1])[0]
-            else:
+                try:
+                    chosen[number] = row.choose(input_ids[number : number + 1], scores[number : number + 1])[0]
+                except FAILURES as error:
+                    row.fail(error)
+            if row.reason is not None:
                 chosen[number] = -math.inf
                 chosen[number, self._end_id] = 0.0
         return chosen

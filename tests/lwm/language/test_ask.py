@@ -105,6 +105,7 @@ def test_json_is_of_the_schema_and_an_attribution_is_drawn(
     assert main(["ask", "--model", str(world.model), path, QUESTION, *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[0]) in ("alpha", "beta", "gamma")
+    assert not any("confidence" in line for line in lines)
     assert Image.open(tmp_path / "map.png").size[0] > 300
     answer = ask(str(world.model), [path], "Answer in JSON.", sample_rate=RATE, json="builtin")
     capsys.readouterr()
@@ -174,3 +175,29 @@ def test_bad_input_is_named(world, tmp_path: Path) -> None:
     np.save(tmp_path / "nan.npy", broken)
     with pytest.raises(CaptureError, match=r"nan\.npy.*finite"):
         ask(model, [str(tmp_path / "nan.npy")], QUESTION, sample_rate=RATE)
+
+
+def test_the_levels_of_a_picture_are_two_numbers_after_the_flag(
+    world, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def refuse(source: Any, recipe: Any, **how: Any) -> Any:
+        given.append(list(how["levels"]))
+        raise CaptureError("stop here", "nothing more")
+
+    monkeypatch.setattr("lwm.language.ask.spectrogram_of", refuse)
+    for levels in (["-100", "-20"], ["-1e2", "-20.0"]):
+        assert main(["ask", "--model", str(world.model), "a.png", QUESTION, "--levels", *levels, "--stream"]) == 2
+    assert given == [[-100.0, -20.0]] * 2
+
+
+def test_a_long_recording_is_explained_by_its_first_windows_own_answer(
+    world, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", np.concatenate([signal(third, 0.016) for third in (0, 1, 1)]))
+    flags = ["--attribution", str(tmp_path / "map.png"), "--sample_rate", str(RATE)]
+    assert main(["ask", "--model", str(world.model), str(tmp_path / "a.npy"), QUESTION, *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "beta"
+    assert lines[-1].endswith("(of the first window's own answer, 'alpha')")

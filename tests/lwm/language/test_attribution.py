@@ -69,7 +69,6 @@ def test_an_answer_of_one_patch_leans_on_that_patch_alone(pictures: Tensor, step
         torch.manual_seed(0)
         blind = model_of(OnePatch(RECIPE))
     found = attribute(blind, pictures[:1], QUESTION, "LTE", steps=steps)
-    assert found.peak == PLACE
     assert found.cells.shape == (8, 8)
     elsewhere = found.cells.copy()
     elsewhere[PLACE] = 0
@@ -122,18 +121,23 @@ def test_the_second_of_two_captures_is_explained_and_nothing_is_left_behind(mode
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_the_drawing_is_redder_where_the_answer_leaned(model: RFGPT, pictures: Tensor, tmp_path: Path) -> None:
+def test_the_drawing_is_red_for_the_answer_and_blue_against_it(model: RFGPT, pictures: Tensor, tmp_path: Path) -> None:
     found = attribute(model, pictures[:1], QUESTION, "LTE", steps=1)
     cells = np.zeros_like(found.cells)
-    cells[3, 0] = -1.0
+    cells[3, 0], cells[0, 1] = 0.5, -1.0
     path = draw_attribution(tmp_path / "a.png", pictures[0], found._replace(cells=cells, answer="a $b$ \x0b"), RECIPE)
     assert Image.open(path).size[0] > 300
     figure = attribution_figure(pictures[0], found._replace(cells=cells), RECIPE, 1e6)
     heat = np.asarray(figure.axes[0].images[-1].get_array())
     # Row 3 is the highest quarter of the band, drawn upwards from the lower edge.
     assert heat.shape == (32, 32)
-    assert (heat[24:, :8] == 1).all()
-    assert heat.sum() == 64
+    assert (heat[24:, :8] == 0.5).all()
+    assert (heat[:8, 8:16] == -1).all()
+    assert np.count_nonzero(heat) == 128
+    drawn = figure.axes[0].images[-1].to_rgba(heat)
+    assert drawn[30, 0, 0] > drawn[30, 0, 2]
+    assert drawn[0, 8, 2] > drawn[0, 8, 0]
+    assert found._replace(cells=cells).peak == (3, 0)
 
 
 def test_bad_input_is_refused(model: RFGPT, pictures: Tensor) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from lwm.errors import ConfigError, OutputError
 from lwm.hub import from_pretrained
 from lwm.language.answerers import MajorityAnswerer
 from lwm.language.compare import Contestant, Setting, Stage, StageFailed, read_answers, run_stages
-from lwm.language.contestants import default_stages, random_tower
+from lwm.language.contestants import default_stages, holds_word, random_tower
 from lwm.language.datamodule import label_values
 from lwm.language.facts import CANNOT_TELL
-from lwm.language.inputs import spectrogram_of
+from lwm.language.inputs import Seen, spectrogram_of
 from lwm.language.recorded import answer_recordings, is_right, known_truths
 from lwm.language.results import kinds_figure, markdown, write_results
+from lwm.signal.capture import Emission
 from lwm.signal.recipe import recipe_named
 
 SCRIPT = Path(__file__).parents[3] / "docs" / "rfgpt_results.py"
@@ -169,6 +171,9 @@ def test_the_script_runs_the_stages_that_are_named(world, tmp_path: Path, monkey
         "rfgpt.md",
         "rfgpt.png",
     ]
+    script.main([*words, "--only", "wording", "--resume"])
+    kept = json.loads((tmp_path / "out" / "rfgpt.json").read_text())["records"]
+    assert [record["name"] for record in kept] == ["majority", "wording"]
     with pytest.raises(OutputError, match="not empty"):
         script.main(words)
     with pytest.raises(SystemExit):
@@ -179,3 +184,34 @@ def test_a_contestant_is_all_that_a_stage_needs(world, tmp_path: Path) -> None:
     stage = Stage("mute", "says nothing", lambda setting, folder: Contestant(MajorityAnswerer([]), sees=False))
     (record,) = run_stages(setting(world, tmp_path), [stage])
     assert record["summary"]["parse_failure_share"] == 1.0
+
+
+def test_weights_and_language_model_are_settings_and_older_records_lack_them(world, tmp_path: Path) -> None:
+    def mute(llm: str) -> list[Stage]:
+        return [
+            Stage("mute", "mute", lambda setting, folder: Contestant(MajorityAnswerer([]), sees=False), pretrained=llm)
+        ]
+
+    tower = Path(shutil.copytree(world.tower, tmp_path / "tower"))
+    mine = setting(world, tmp_path / "out", tower=tower)
+    (record,) = run_stages(mine, mute("one/llm"))
+    with pytest.raises(OutputError, match=r"\['llm'\]"):
+        run_stages(mine, mute("other/llm"))
+    with (tower / "model.safetensors").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(OutputError, match="tower_weights_sha256"):
+        run_stages(mine, mute("one/llm"))
+    older = {key: value for key, value in record["settings"].items() if key not in ("llm", "tower_weights_sha256")}
+    done = tmp_path / "out" / "mute" / "record.json"
+    done.write_text(json.dumps(record | {"settings": older}))
+    assert run_stages(mine, mute("other/llm"))[0]["settings"] == older
+
+
+def test_a_word_is_a_word_of_its_own() -> None:
+    assert holds_word("It is Paris.", ("paris",))
+    assert not holds_word("By comparison, 17", ("paris", "7"))
+
+
+def test_a_blank_technology_is_no_truth() -> None:
+    seen = Seen(torch.zeros(1, 1, 4, 4), 1e6, 1e-3, "a", (Emission("  ", link="uplink"),))
+    assert known_truths(Path("nothing.sigmf-meta"), seen, {"technology": ["LTE"]}) == {"link": "uplink"}

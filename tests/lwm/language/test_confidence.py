@@ -120,3 +120,22 @@ def test_bad_answers_are_refused() -> None:
     with pytest.raises(ModelError, match="type list"):
         Confidence.from_dict([])
     assert Curve(slope=1.0)(np.zeros(2)).tolist() == [0.5, 0.5]
+
+
+def test_a_first_step_of_one_answer_does_not_lift_the_curve() -> None:
+    """One answer in twenty is right; the least probable one alone is a step of its own, 1/3 by Laplace's rule."""
+    x = np.linspace(-10, -1, 400)
+    right = np.arange(400) % 20 == 1
+    fitted = Confidence.fit(x, right, ["snr"] * 400, method="isotonic")
+    made = [fitted.of(float(each), "snr") or 0.0 for each in x]
+    # Laplace's rule adds one right answer to each step of about 20 or more.
+    assert max(made[:380]) < 0.12
+    assert np.mean(made) == pytest.approx(0.05, abs=0.03)
+
+
+def test_prose_json_and_answers_held_to_a_form_have_none() -> None:
+    fitted = Confidence.fit(*overconfident(400, 5))
+    assert fitted.of(-1.0, "description") is None
+    assert fitted.of(-1.0, "json") is None
+    assert fitted.of(-1.0, "snr", free=False) is None
+    assert fitted.of(-1.0, "snr") is not None

@@ -128,6 +128,20 @@ def test_a_token_against_the_grammar_is_an_error_not_a_silent_end() -> None:
         process(torch.tensor([[chat.encode("5")[0]]]), torch.zeros(1, chat.vocab_size))
 
 
+def test_a_grammar_that_broke_down_does_not_pass_for_a_whole_answer() -> None:
+    chat = own()
+    process = choice_processor(["LTE"], chat)
+    process(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, chat.vocab_size))
+    matcher = process._matchers[0]
+    assert matcher is not None
+    # Behind the processor's back, so that only the matcher knows.
+    assert not matcher.consume_token(chat.encode("5")[0])
+    assert matcher.is_stopped()
+    assert matcher.is_error()
+    with pytest.raises(ModelError, match="no longer be held"):
+        process._allowed(chat.vocab_size)
+
+
 def test_transformers_takes_it_as_a_logits_processor() -> None:
     from transformers import LogitsProcessorList
 

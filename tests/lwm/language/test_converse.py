@@ -108,9 +108,11 @@ def test_a_question_without_capture_is_a_plain_chat(model: RFGPT) -> None:
 
 def test_the_model_really_answers_and_its_probability_is_the_confidence(model: RFGPT) -> None:
     talk = chat(model, capture(0), capture(1))
+    reply = talk.ask(QUESTION, max_new_tokens=4)
+    assert reply.confidence == pytest.approx(np.exp(reply.log_probability))
     reply = talk.ask(QUESTION, choices=["LTE", "5G NR"])
     assert reply.parsed == reply.text in ("LTE", "5G NR")
-    assert reply.confidence == pytest.approx(np.exp(reply.log_probability))
+    assert reply.confidence is None
     schema = {"type": "object", "properties": {"link": {"enum": ["up", "down"]}}, "required": ["link"]}
     answer = talk.ask("As JSON?", schema | {"additionalProperties": False})
     assert answer.parsed in ({"link": "up"}, {"link": "down"})
@@ -184,6 +186,17 @@ def test_a_doubtful_answer_counts_as_cannot_tell(model: RFGPT, asked: Asked) -> 
     reply = talk.ask(QUESTION)
     assert not reply.cannot_tell
     assert reply.confidence == pytest.approx(0.6)
+
+
+def test_an_answer_without_a_confidence_does_not_count_as_cannot_tell(model: RFGPT, asked: Asked) -> None:
+    talk = Conversation(model, least_confidence=1.0)
+    talk.add(capture())
+    asked.log_probability = -50.0
+    forms: list[dict[str, Any]] = [{"choices": ["LTE"]}, {"kind": "description"}, {"schema": {"enum": ["LTE"]}}]
+    for form in forms:
+        reply = talk.ask(QUESTION, **form)
+        assert (reply.confidence, reply.cannot_tell) == (None, False)
+    assert talk.ask(QUESTION, choices=["LTE"], constrained=False).cannot_tell
 
 
 def test_the_curves_of_a_calibrated_model_are_used(model: RFGPT, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,10 @@
 """Whatever can be asked about becomes the same picture as the recipe itself makes, or is refused with its reason."""
 
+import gzip
 import io
+import json
+import lzma
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from PIL import Image
 
 from lwm.data.shard import write_dataset
 from lwm.errors import CaptureError, ConfigError, DatasetError, RecipeMismatch
-from lwm.language.inputs import spectrogram_of
+from lwm.language.inputs import MOST_SAMPLES, spectrogram_of
 from lwm.language.pictures import COLOUR_MAPS, picture_db
 from lwm.seeding import rng_for
 from lwm.signal.capture import Capture, Emission
@@ -169,6 +173,40 @@ def test_a_figure_with_axes_is_refused() -> None:
 
     with pytest.raises(CaptureError, match="cut axes, margins"):
         spectrogram_of(png_bytes(spectrogram_figure(capture(), SMALL, size=(4.0, 3.0))), SMALL)
+
+
+def test_a_stated_sample_rate_decides_over_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    resampled = replace(SMALL, sample_rate=RATE)
+    for recipe, rates in ((SMALL, (1e11, 1e308, 60.0, 1e-300)), (resampled, (1e11, 1e308, 1e-300))):
+        for rate in rates:
+            with pytest.raises(CaptureError, match=r"the upload: a sample rate of .* Hz; expected .* to .* Hz"):
+                spectrogram_of(bytes(4096), recipe, kind="iq", datatype="ci8", sample_rate=rate)
+    most = MOST_SAMPLES / SMALL.duration
+    with pytest.raises(CaptureError, match="a sample rate of"):
+        spectrogram_of(capture().iq, SMALL, sample_rate=most * 1.001)
+    # Of one window no list of all of them is made.
+    monkeypatch.setattr("lwm.language.inputs.window_starts", None)
+    slowest = SMALL.win_length / SMALL.duration
+    assert spectrogram_of(bytes(1 << 16), SMALL, kind="iq", datatype="ci8", sample_rate=slowest).db.shape[0] == 1
+
+
+def test_an_uploaded_archive_is_not_unpacked() -> None:
+    meta = json.dumps({"global": {"core:datatype": "cf32_le", "core:sample_rate": RATE, "core:version": "1.0.0"}})
+    sparse = io.BytesIO()
+    with tarfile.open(fileobj=sparse, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("a/a.sigmf-meta")
+        member.size = len(meta)
+        # The form 0.1 of GNU tar: 100 GB that take no place.
+        member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**11)}
+        archive.addfile(member, io.BytesIO(meta.encode()))
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    for packed in (gzip.compress(plain.getvalue()), lzma.compress(plain.getvalue()), bytes(4096)):
+        with pytest.raises(CaptureError, match="no uncompressed tar"):
+            spectrogram_of(packed, SMALL, kind="sigmf")
+    with pytest.raises(CaptureError, match="more than it does"):
+        spectrogram_of(sparse.getvalue(), SMALL, kind="sigmf")
 
 
 def test_bad_signals_are_refused_with_their_reason(tmp_path: Path) -> None:

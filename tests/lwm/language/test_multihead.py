@@ -11,7 +11,7 @@ from lwm.errors import ConfigError, DatasetError
 from lwm.hub import from_pretrained, weights_sha256
 from lwm.language.datamodule import label_values
 from lwm.language.metrics import summary
-from lwm.language.multihead import MOST_ANSWERS, MultiHeadAnswerer, MultiHeadViT, fit_multihead, targets_of
+from lwm.language.multihead import MOST_ANSWERS, MultiHeadAnswerer, MultiHeadViT, Targets, fit_multihead, targets_of
 from lwm.language.questions import Question, questions_about
 from lwm.language.score import ask_questions
 
@@ -98,3 +98,14 @@ def test_nothing_to_learn_is_refused(world) -> None:
     targets = targets_of(train, np.array([0]), KINDS, 0)
     with pytest.raises(DatasetError, match="1 samples"):
         fit_multihead(MultiHeadViT(tower, targets.answers), train, np.array([0]), targets, 1, 8, 0)
+
+
+def test_rare_answers_weigh_as_much_as_common_ones_and_labels_are_counted() -> None:
+    codes = torch.tensor([[0, -1], [0, 0], [0, -1], [1, 0]])
+    targets = Targets(codes, {"link": ["a", "b"], "snr": ["0 dB"]}, torch.ones(4))
+    assert targets.labels() == {"link": 4, "snr": 2}
+    weights = targets.weights()
+    assert weights["link"].tolist() == pytest.approx([4 / 6, 2.0])
+    assert weights["snr"].tolist() == [1.0]
+    loss = torch.nn.functional.cross_entropy(torch.zeros(4, 2), codes[:, 0], weights["link"], reduction="none")
+    assert float(loss[:3].sum()) == pytest.approx(float(loss[3]))

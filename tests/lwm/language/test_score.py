@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,12 @@ def test_cannot_tell_is_counted_where_it_is_true_and_where_it_is_not() -> None:
     assert found["cannot_tell"]["said_on_noise"]["share"] == pytest.approx(2 / 3)
     assert found["cannot_tell"]["said_falsely"]["share"] == 0.25
     assert found["kinds"]["technology"]["with_signal"]["accuracy"] == 0.75
+    ten = [one("technology", CANNOT_TELL, said) for said in [CANNOT_TELL] * 20 + ["alpha"] * 10]
+    ten = [replace(each, sample=number // 10) for number, each in enumerate(ten)]
+    table = summary(ten, ("technology",))["cannot_tell"]["said_on_noise"]
+    # Ten answers about each of three captures are three draws: Wilson's interval of 2 of 3 is 0.21 to 0.94.
+    assert (table["count"], table["captures"]["count"]) == (30, 3)
+    assert table["captures"]["interval"] == pytest.approx([0.208, 0.939], abs=1e-3)
     assert "said_on_noise" not in summary(answers[3:], ("technology",))["cannot_tell"]
 
 
@@ -268,3 +275,18 @@ def test_data_of_another_recipe_are_refused(world, tmp_path: Path) -> None:
     write_dataset(tmp_path, picture, recipe_named("lwm"), {"technology": ["alpha"] * 2}, split="test")
     with pytest.raises(RecipeMismatch, match="'lwm'"):
         score(str(world.model), str(tmp_path))
+
+
+def test_questions_know_the_time_axis_of_either_orientation(tmp_path: Path) -> None:
+    """Two bursts 0.3 ms apart are one region in 64 columns of 0.5 ms; in 128 rows taken for columns they were two."""
+    emission = {"technology": "alpha", "low": -1e6, "high": 1e6}
+    bursts = [emission | {"start": start, "stop": stop} for start, stop in ((0.0, 0.01), (0.0103, 0.02))]
+    record = {"technology": "alpha", "sample_rate": 7.68e6, "duration": 0.032, "emissions": bursts, "facts": {}}
+    said = {}
+    for axes, size in (("frequency-time", (128, 64)), ("time-frequency", (64, 128))):
+        recipe = replace(recipe_named("small"), axes=axes, size=size)
+        pictures, labels = np.zeros((1, 1, *size), np.float32), {"technology": ["alpha"]}
+        write_dataset(tmp_path / axes, pictures, recipe, labels, records=[record])
+        (asked,) = questions_about(SpectrogramDataset(tmp_path / axes), [0], ("emissions",), 0)
+        said[axes] = asked.pair.answer
+    assert said["frequency-time"] == said["time-frequency"] == "1"

@@ -19,6 +19,7 @@ from lwm.language.rfgpt import RFGPT
 from lwm.language.tokenizer import ChatTokenizer
 from lwm.models.encoder import EncoderConfig, SpectrogramEncoder
 from lwm.seeding import rng_for
+from lwm.serve.body import Budget
 from lwm.serve.command import serving
 from lwm.serve.engine import Engine
 from lwm.serve.options import ServeOptions
@@ -34,6 +35,7 @@ class Served:
     url: str
     client: openai.OpenAI
     engine: Engine
+    budget: Budget
 
     def ask(self, content: Any = "Which technology is this?", **more: Any) -> Any:
         """One completion of one user message."""
@@ -66,7 +68,7 @@ def serve() -> Callable[..., AbstractContextManager[Served]]:
     def start(model: RFGPT | None = None, **options: Any) -> Iterator[Served]:
         chosen = ServeOptions(**({"max_tokens": 16} | options))
         with serving(model or tiny_model(), chosen) as address, client_of(address.url) as client:
-            yield Served(address.url, client, address.app.state.engine)
+            yield Served(address.url, client, address.app.state.engine, address.app.state.budget)
 
     return start
 
@@ -82,7 +84,7 @@ def served(model: RFGPT) -> Iterator[Served]:
     """One server for every test that needs nothing special."""
     options = ServeOptions(max_tokens=16, max_body_mb=2, wait_ms=30)
     with serving(model, options) as address, client_of(address.url) as client:
-        yield Served(address.url, client, address.app.state.engine)
+        yield Served(address.url, client, address.app.state.engine, address.app.state.budget)
 
 
 def slow(model: RFGPT, seconds: float) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lwm.serve.chat import BODY_SECONDS
 from lwm.serve.command import serve as serve_command
 from lwm.serve.options import ServeOptions
 
@@ -33,9 +34,10 @@ def test_flags_and_their_defaults(root: Path) -> None:
     text = (root / "docs" / "serving.md").read_text(encoding="utf-8")
     known = inspect.signature(serve_command).parameters
     ours = text.split("## Route (b)")[0]
-    flags = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", ours)}
+    flags = set(re.findall(r"--([a-z][a-z_-]+)", ours))
+    # As `lwm serve --help` spells them.
     assert flags <= set(known)
     options = ServeOptions()
-    for flag, value in [*re.findall(r"\| `--([a-z-]+)` (\d+)", ours), ("wait-ms", "10"), ("batch", "8")]:
-        name = flag.replace("-", "_")
-        assert known[name].default == getattr(options, name) == float(value)
+    for flag, value in [*re.findall(r"\| `--([a-z_]+)` (\d+)", ours), ("wait_ms", "10"), ("batch", "8")]:
+        assert known[flag].default == getattr(options, flag) == float(value)
+    assert f"| {BODY_SECONDS:g} s, or half of `--timeout`" in ours

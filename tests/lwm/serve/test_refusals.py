@@ -1,5 +1,6 @@
 """Bad input of every kind is refused with the right status, and the server answers the next request."""
 
+import gzip
 import json
 import socket
 import struct
@@ -154,6 +155,11 @@ def attachments(kit: Any) -> list[tuple[str, list[dict[str, Any]], int]]:
         ("rate of 400 digits", file("x.cf32", url(iq.tobytes()), sample_rate=10**400), 400),
         ("datatype", file("x.cf32", url(iq.tobytes(), octets), datatype="rf32"), 400),
         ("cut sample", file("x.cf32", url(iq.tobytes()[:-3], octets)), 400),
+        ("rate that pads without end", file("x.cf32", url(iq.tobytes(), "a/b;rate=1e11")), 400),
+        ("rate beyond every number of samples", file("x.cf32", url(iq.tobytes(), "a/b;rate=1e308")), 400),
+        ("rate of a window a sample", file("x.ci8", url(bytes(1 << 20), "a/b;rate=60")), 400),
+        ("rate of no sample", file("x.ci8", url(bytes(1 << 20), "a/b;rate=1e-300")), 400),
+        ("archive that is compressed", file("x.sigmf", url(gzip.compress(bytes(1 << 20)))), 400),
         ("too short", file("x.cf32", url(iq[:20].tobytes(), octets)), 400),
         ("NaN", file("x.npy", url(kit.npy(broken), octets)), 400),
         ("pickle", file("x.npy", url(kit.npy(np.array([{}], dtype=object)), octets)), 400),
@@ -205,6 +211,8 @@ BODIES = [
     (b"[" + b"0," * 400_000 + b"0]", 400),
     (b'{"seed": ' + b"9" * 100_000 + b"}", 400),
     (b'"' + b'\\"' * 500_000, 400),
+    (rb'{"model": "\ud800"}', 400),
+    (rb'{"\uDFff": 1}', 400),
 ]
 
 
@@ -225,6 +233,8 @@ def test_depth_is_counted_outside_of_strings() -> None:
         parse_json(b'{"a": [' + nested.encode() + b"]}")
     text = '[{,:\\"' * MOST_VALUES
     assert parse_json(json.dumps({"a": text}).encode()) == {"a": text}
+    whole = "\N{SATELLITE ANTENNA}"
+    assert parse_json(json.dumps({"a": whole}).encode()) == {"a": whole}
 
 
 def test_content_types(served: Any) -> None:
