@@ -8,13 +8,14 @@ from typing import Any
 from lwm.console import say
 from lwm.errors import LWMError
 from lwm.language.answerers import Answerer
-from lwm.language.captions import context_of
+from lwm.language.captions import context_of, title_of
 from lwm.language.facts import CANNOT_TELL
 from lwm.language.inputs import Seen, spectrogram_of
 from lwm.language.instructions import KINDS
 from lwm.language.questions import Labels, Question, read_value
 from lwm.signal.io import open_recording
 from lwm.signal.recipe import Recipe
+from lwm.technology import technology_names
 
 ASKED = ("technology", "link", "emissions", "bandwidth", "snr")
 """Kinds that every recording is asked."""
@@ -75,9 +76,12 @@ def known_truths(path: Path, seen: Seen, labels: Labels) -> dict[str, str]:
     note = seen.annotations[0]
     truths: dict[str, str] = {}
     if words := (note.technology or "").split():
-        named = {title.casefold(): title for title in labels.get("technology", ())}
-        # "WLAN 802.11a" is WLAN; "LTE" is LTE.
-        truths["technology"] = named.get(words[0].casefold(), " ".join(words))
+        titles = labels.get("technology", ())
+        named = {name: title_of(name) for name in technology_names() if title_of(name) in titles}
+        named |= {title.casefold(): title for title in titles}
+        # "WLAN 802.11a" is WLAN; "NR" is 5G NR.
+        whole = " ".join(words)
+        truths["technology"] = named.get(whole.casefold()) or named.get(words[0].casefold(), whole)
     if note.link:
         truths["link"] = note.link
     elif truths.get("technology") == "LTE":

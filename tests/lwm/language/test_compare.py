@@ -215,3 +215,10 @@ def test_a_word_is_a_word_of_its_own() -> None:
 def test_a_blank_technology_is_no_truth() -> None:
     seen = Seen(torch.zeros(1, 1, 4, 4), 1e6, 1e-3, "a", (Emission("  ", link="uplink"),))
     assert known_truths(Path("nothing.sigmf-meta"), seen, {"technology": ["LTE"]}) == {"link": "uplink"}
+
+
+def test_a_recording_may_call_a_technology_by_its_short_name() -> None:
+    for written, meant in (("NR", "5G NR"), ("5G NR", "5G NR"), ("WLAN 802.11a", "WLAN"), ("BLE", "BLE")):
+        seen = Seen(torch.zeros(1, 1, 4, 4), 1e6, 1e-3, "a", (Emission(written),))
+        found = known_truths(Path("nothing.sigmf-meta"), seen, {"technology": ["LTE", "5G NR", "WLAN"]})
+        assert found == {"technology": meant}
