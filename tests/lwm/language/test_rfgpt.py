@@ -66,7 +66,7 @@ def test_a_padded_batch_gives_the_answers_of_single_questions(model: RFGPT, pict
     together = model.answer(pictures, asked).texts
     single = [model.answer(pictures[i : i + 1], [asked[i]]).texts[0] for i in range(len(pictures))]
     assert together == single
-    assert len(set(together)) > 2
+    assert len(set(together)) >= 2
 
 
 def test_padding_is_hidden_from_a_model_that_has_not_learned_to_overlook_it(

