@@ -159,6 +159,8 @@ def test_interrupted_and_resumed_gives_the_same_files(
         env=environment | {"BURSTS_SLEEP": "0.3"},
         stderr=subprocess.PIPE,
         text=True,
+        # A suite that runs in the background of a shell hands on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(list(out.glob("*.h5"))) < 2 and time.monotonic() < deadline:
