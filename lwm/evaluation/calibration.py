@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 
 from lwm.errors import ConfigError
 from lwm.evaluation.metrics import Codes
-
-BINS = 15
-"""Bins of confidence (Guo et al. 2017)."""
+from lwm.proportions import BINS, confidence_bins, confidence_error
 
 
 def reliability(probabilities: NDArray[Any], truth: Codes, bins: int = BINS) -> dict[str, list[float]]:
@@ -26,11 +24,8 @@ def reliability(probabilities: NDArray[Any], truth: Codes, bins: int = BINS) -> 
     Raises:
         ConfigError: no samples, or no bin.
     """
-    if not len(truth) or bins < 1:
-        raise ConfigError(f"reliability of {len(truth)} samples in {bins} bins", "one or more of each")
-    confidence = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == truth
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    confidence, right = _answers(probabilities, truth, bins)
+    place = confidence_bins(confidence, bins)
     count = np.bincount(place, minlength=bins)
     least_one = np.maximum(count, 1)
     return {
@@ -45,8 +40,7 @@ def expected_calibration_error(probabilities: NDArray[Any], truth: Codes, bins: 
 
     Takes and raises what :func:`reliability` does; 0 is calibrated, 1 the worst.
     """
-    table = {name: np.asarray(column, float) for name, column in reliability(probabilities, truth, bins).items()}
-    return float((table["count"] * np.abs(table["accuracy"] - table["confidence"])).sum() / len(truth))
+    return confidence_error(*_answers(probabilities, truth, bins), bins)
 
 
 def log_loss(probabilities: NDArray[Any], truth: Codes) -> float:
@@ -69,3 +63,10 @@ def calibration(probabilities: NDArray[Any], truth: Codes) -> dict[str, Any]:
         "brier": brier_score(probabilities, truth),
         "reliability": reliability(probabilities, truth),
     }
+
+
+def _answers(probabilities: NDArray[Any], truth: Codes, bins: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Confidence in the likeliest class and whether that is right, both ``[N]``."""
+    if not len(truth) or bins < 1:
+        raise ConfigError(f"reliability of {len(truth)} samples in {bins} bins", "one or more of each")
+    return probabilities.max(1).astype(np.float64), probabilities.argmax(1) == truth

@@ -1,10 +1,8 @@
 """What a folder of recordings taught: accuracy by recording with its interval, beside what needs no encoder."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,9 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.evaluation.metrics import Codes, confusion_matrix, macro_f1
 from lwm.evaluation.own_splits import Folds, WindowTable
 from lwm.output import atomic_file, write_json
+from lwm.proportions import LEVEL, wilson
 
 FORMAT_VERSION = 1
-LEVEL = 0.95
-_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 TITLES = {
     "encoder": "encoder, frozen",
@@ -37,18 +34,6 @@ class Answers:
     key: str
     probabilities: NDArray[np.float64]
     chosen: list[dict[str, Any]]
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """Wilson's score interval (1927) at LEVEL of a share ``right / count``.
-
-    ``right`` may be a sum of shares: of values between 0 and 1 with mean p the variance is at most p (1 - p), so that
-    the interval is then no narrower than it should be.
-    """
-    share, z2 = right / count, _Z**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def summarise(

@@ -13,6 +13,7 @@ from lwm.errors import ConfigError, ModelError
 from lwm.hf.config import HUB_OPTIONS, model_folder
 from lwm.hf.rfgpt_config import RFGPTConfig
 from lwm.hub import MODELS, WEIGHTS, from_pretrained, save_pretrained
+from lwm.models.lora import is_lora
 from lwm.registry import load
 
 _DEFAULTS = {
@@ -242,7 +243,7 @@ class RFGPTForConditionalGeneration(PreTrainedModel, GenerationMixin):
         strange = sorted(name for name, value in kwargs.items() if name not in _HARMLESS and value not in (None, False))
         if strange:
             raise ConfigError(f"save_pretrained with {strange}", "a folder", "push it with `lwm.push_to_hub`")
-        if any("lora_" in name for name, _ in self.named_parameters()):
+        if any(is_lora(name) for name, _ in self.named_parameters()):
             raise ModelError("low-rank updates beside the weights", "merged ones", "call merge_and_unload() of peft")
         if is_main_process:
             folder = Path(save_directory)

@@ -22,15 +22,12 @@ from lwm.language.converse import (
     read_reply,
     told,
 )
-from lwm.language.inputs import Seen, spectrogram_of, windows_of
+from lwm.language.inputs import MOST_WINDOWS, Seen, spectrogram_of, windows_of
 from lwm.language.rfgpt import RFGPT
 from lwm.language.schemas import read_schema
 from lwm.signal.recording import Recording
 
 __all__ = ["MOST_WINDOWS", "Reply", "answer_recording", "answer_seen", "ask", "load_rfgpt", "windows"]
-
-MOST_WINDOWS = 16
-"""Windows of a long recording that are looked at, spread evenly over it."""
 
 
 class Reply(NamedTuple):

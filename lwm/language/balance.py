@@ -63,15 +63,19 @@ UNBALANCED = Balance()
 """Kinds by their weights; absence asks about the installed technologies, one that is there half of the time."""
 
 
-def balance_of(data: SpectrogramDataset, samples: Sequence[int] | npt.NDArray[np.int64] | None = None) -> Balance:
-    """The balance of a data set (of one split), from the records of some samples, or all."""
-    columns, chosen = columns_of(data.recipe), range(len(data)) if samples is None else samples
-    facts = []
-    with progress("facts", len(chosen), "records") as bar:
-        for index in chosen:
+def balance_of(data: SpectrogramDataset) -> Balance:
+    """The balance of a data set (of one split), from the records of all its samples."""
+    return balance_of_facts(read_facts(data, range(len(data))))
+
+
+def read_facts(data: SpectrogramDataset, samples: Sequence[int] | npt.NDArray[np.int64]) -> list[dict[str, str]]:
+    """Facts of some samples, in their order, from their records."""
+    columns, facts = columns_of(data.recipe), []
+    with progress("facts", len(samples), "records") as bar:
+        for index in samples:
             facts.append(facts_of(data.record(int(index)), columns))
             bar.update(1)
-    return balance_of_facts(facts)
+    return facts
 
 
 def balance_of_facts(facts: Iterable[Mapping[str, str]]) -> Balance:

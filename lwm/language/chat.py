@@ -104,6 +104,53 @@ class Chat(Protocol):
         ...
 
 
+class TokenizedChat:
+    """What chats on a tokenizer of the library tokenizers share: from text to numbers and back, and where labels go.
+
+    A subclass sets ``_tokenizer`` and ``end_ids``, and says in ``_labelled`` how its template writes a conversation.
+    """
+
+    _tokenizer: Any
+    end_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers of ``text``, special tokens recognised where they stand."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token numbers up to the first end of turn, special tokens left out."""
+        kept: list[int] = []
+        for number in ids:
+            if number in self.end_ids:
+                break
+            kept.append(int(number))
+        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+
+    def pair(self, turns: Turns, answer: str, rf_tokens: int) -> tuple[list[int], list[int]]:
+        """Token numbers and labels of a conversation with its answer; see :meth:`Chat.pair`."""
+        asked = as_turns(turns, "user")
+        return self._labelled([*asked, Turn("assistant", answer)], rf_tokens, first=len(asked))
+
+    def conversation(self, turns: Sequence[Turn], rf_tokens: int) -> tuple[list[int], list[int]]:
+        """Token numbers and labels on every answer; see :meth:`Chat.conversation`."""
+        return self._labelled(turns, rf_tokens, first=0)
+
+    def _labelled(self, turns: Sequence[Turn], rf_tokens: int, first: int) -> tuple[list[int], list[int]]:
+        """Token numbers, and labels on the answers from turn ``first`` on."""
+        raise NotImplementedError
+
+
+def read_tokenizer(text: str) -> Any:
+    """The ``tokenizers.Tokenizer`` of a ``tokenizer.json``; ModelError when the text is none."""
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(text)
+    # tokenizers raises nothing narrower than Exception for text that it cannot read.
+    except Exception as error:
+        raise ModelError(f"a tokenizer that cannot be read ({error})", "the content of a tokenizer.json") from error
+
+
 def chat_from_config(config: Any) -> Chat:
     """The chat that ``get_config`` described.
 

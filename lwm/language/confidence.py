@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lwm.errors import ConfigError, ModelError
-from lwm.language.metrics import confidence_error
 from lwm.language.templates import library
+from lwm.proportions import confidence_error
 
 Method = Literal["auto", "isotonic", "platt"]
 ENOUGH = 200
@@ -172,7 +172,7 @@ def before_and_after(
     right: Sequence[bool] | npt.NDArray[np.bool_],
     kinds: Sequence[str],
 ) -> dict[str, float]:
-    """Expected calibration error (:func:`lwm.language.metrics.confidence_error`) of other answers than the curves' own.
+    """Expected calibration error (:func:`lwm.proportions.confidence_error`) of other answers than the curves' own.
 
     Returns:
         ``ece_before`` of the model's own probability, ``ece_after`` of the calibrated confidence, ``answers``.

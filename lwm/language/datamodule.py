@@ -18,9 +18,9 @@ from lwm.data.loader import ShardLoader
 from lwm.data.manifest import FILE_NAME, Statistics
 from lwm.data.sampler import BatchOrder
 from lwm.errors import ConfigError, DatasetError
-from lwm.language.balance import UNBALANCED, Balance, balance_of
+from lwm.language.balance import UNBALANCED, Balance, balance_of_facts, read_facts
 from lwm.language.batches import Encoded, chunks, collate, collate_packed, pack, planned, require_trainable
-from lwm.language.captions import facts_of, title_of
+from lwm.language.captions import title_of
 from lwm.language.chat import Chat
 from lwm.language.facts import columns_of
 from lwm.language.instructions import all_pairs, draw_from
@@ -51,6 +51,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         shuffle: mix samples anew in every epoch.
         packed: tokens of a row into which conversations are packed; 0 for one conversation a row.
         balance: draws kinds and answers evenly.
+        facts: of the samples, where somebody has read them; None reads them.
 
     Attributes:
         rf: RF tokens ``[N, n, features]`` once :meth:`encode` has run; without them batches hold the pictures.
@@ -70,6 +71,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         shuffle: bool,
         packed: int = 0,
         balance: Balance = UNBALANCED,
+        facts: list[dict[str, str]] | None = None,
     ) -> None:
         self.data, self.samples, self.chat, self.rf_tokens, self.context = data, samples, chat, rf_tokens, context
         self.batch_size, self.seed, self.shuffle, self.packed = batch_size, seed, shuffle, packed
@@ -77,7 +79,7 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
         self.window, self.used = 1, len(self)
         self.rf: Tensor | None = None
         # Reading a record takes longer than to draw from it, and every epoch draws again.
-        self._facts: dict[int, dict[str, str]] = {}
+        self._facts = read_facts(data, samples) if facts is None else facts
         self._planned: tuple[int, list[list[Encoded]], list[int]] | None = None
 
     def __len__(self) -> int:
@@ -146,8 +148,6 @@ class InstructionDataset(Dataset[dict[str, Tensor]]):
 
     def _pair(self, row: int, epoch: int) -> Encoded:
         sample = int(self.samples[row])
-        if row not in self._facts:
-            self._facts[row] = facts_of(self.data.record(sample), columns_of(self.data.recipe))
         pair = draw_from(self._facts[row], self.seed, sample, epoch, self.balance)
         encoded = Encoded(row, *self.chat.pair(pair.question, pair.answer, self.rf_tokens))
         return require_trainable(encoded, f"the conversation {pair.question!r} about sample {sample}", self.context)
@@ -214,7 +214,8 @@ class InstructionDataModule(pl.LightningDataModule):
             self.labels = label_values(train)
             self._manifest = file_sha256(Path(self.data) / FILE_NAME)[:16]
             chosen = drawn(len(train), self.limit or len(train), self.seed, "train")
-            self._balance = balance_of(train, chosen) if self.balanced else UNBALANCED
+            self._train_facts = read_facts(train, chosen) if self.balanced else None
+            self._balance = UNBALANCED if self._train_facts is None else balance_of_facts(self._train_facts)
 
     def make_chat(self) -> ChatTokenizer:
         """A tokenizer of the train split's texts, for a language model without one of its own."""
@@ -241,7 +242,8 @@ class InstructionDataModule(pl.LightningDataModule):
             data = SpectrogramDataset(self.data, split)
             chosen = drawn(len(data), self.limit or len(data), self.seed, split)
             kept = (chat, rf_tokens, context, self.batch_size, self.seed, split == "train")
-            part = InstructionDataset(data, chosen, *kept, self.packed, self._balance)
+            facts = self._train_facts if split == "train" else None
+            part = InstructionDataset(data, chosen, *kept, self.packed, self._balance, facts)
             part.plan(0)
             if encode is not None:
                 part.encode(encode, split)

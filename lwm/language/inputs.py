@@ -29,6 +29,8 @@ _UPLOADS = {"npy": ".npy", "wav": ".wav", "sigmf": ".sigmf", "iq": ".iq"}
 UPLOAD_KINDS = ("image", *_UPLOADS)
 """What bytes may be: a PNG or JPEG, a ``.npy``, a ``.wav`` of I and Q, a SigMF archive, raw IQ with its datatype."""
 
+MOST_WINDOWS = 16
+"""Windows of a long recording that are looked at, spread evenly over it."""
 MOST_SAMPLES = 1 << 24
 """Samples that a window may have (128 MiB of IQ): a file's own words about its sample rate must not decide how much
 memory padding it to a window takes."""

@@ -14,11 +14,8 @@ from lwm.errors import DatasetError
 from lwm.language.facts import BANDWIDTH_STEP_MHZ, CANNOT_TELL
 from lwm.language.instructions import KINDS, Pair
 from lwm.language.questions import PROSE, SNR_BUCKET_DB, snr_bucket
+from lwm.proportions import confidence_error, wilson
 
-LEVEL = 0.95
-"""Of every interval."""
-BINS = 15
-"""Bins of confidence (Guo et al. 2017)."""
 SCORED = ("technology", "link")
 """Kinds that are asked when nobody says which."""
 
@@ -65,32 +62,15 @@ class Scored:
 
 
 def share(right: Sequence[bool] | npt.NDArray[Any]) -> dict[str, Any]:
-    """``accuracy``, ``count`` and Wilson's ``interval`` (1927) at :data:`LEVEL` of some right and wrong answers.
+    """``accuracy``, ``count`` and Wilson's ``interval`` (:func:`lwm.proportions.wilson`) of some right and wrong answers.
 
     Raises:
         DatasetError: none at all.
     """
-    from scipy.stats import binomtest
-
     if not len(right):
         raise DatasetError("a share of no answers", "one or more")
     hits = int(np.count_nonzero(right))
-    found = binomtest(hits, len(right)).proportion_ci(LEVEL, method="wilson")
-    return {"accuracy": hits / len(right), "count": len(right), "interval": [float(found.low), float(found.high)]}
-
-
-def confidence_error(confidence: npt.ArrayLike, right: npt.ArrayLike, bins: int = BINS) -> float:
-    """Expected calibration error (Naeini et al. 2015) of answers' own probabilities, 0 (calibrated) to 1.
-
-    Args:
-        confidence: ``[N]``, 0 to 1.
-        right: bool ``[N]``.
-        bins: of equal width.
-    """
-    sure, hit = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
-    place = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
-    # A bin's share times the distance of its means is the distance of its sums.
-    return float(np.abs(np.bincount(place, hit - sure, bins)).sum() / len(sure))
+    return {"accuracy": hits / len(right), "count": len(right), "interval": list(wilson(hits, len(right)))}
 
 
 def summary(scored: Sequence[Scored], kinds: Sequence[str] = SCORED) -> dict[str, Any]:

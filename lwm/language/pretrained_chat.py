@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from lwm.errors import ConfigError, ModelError
-from lwm.language.chat import RF, Turn, Turns, align, as_turns, shown
+from lwm.language.chat import RF, TokenizedChat, Turn, Turns, align, as_turns, read_tokenizer, shown
 
 _KEYS = {"kind", "tokenizer", "template", "special", "options"}
 # Words that no template writes by itself and no template changes: what stands between them is the template's own.
@@ -16,7 +16,7 @@ _PROBES = ("Qx1zvQ", "Qx2zvQ", "Qx3zvQ")
 _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}\n"
 
 
-class PretrainedChat:
+class PretrainedChat(TokenizedChat):
     """A tokenizer that was pretrained with its language model, and its chat template.
 
     ``<rf>`` is added to the vocabulary; its number may lie beyond the language model's embeddings, which never see
@@ -83,23 +83,10 @@ class PretrainedChat:
         self._end = found[0]
         own = self._special.get("eos_token")
         ends = [number for number, name in self._reserved.items() if name in (self._end, own)]
-        self.end_ids: frozenset[int] = frozenset(ends)
+        self.end_ids = frozenset(ends)
         plain = [part.strip() for piece in pieces for part in re.split("|".join(map(re.escape, names)), piece)]
         # A role's bare name beside a special token marks nothing by itself; "[/INST]" and "### Human:" do.
         self._marks = {part for part in plain if not re.fullmatch(r"[\w\s]*", part)}
-
-    def encode(self, text: str) -> list[int]:
-        """Token numbers of ``text``, special tokens recognised where they stand."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of token numbers up to the first end of turn, special tokens left out."""
-        kept: list[int] = []
-        for number in ids:
-            if number in self.end_ids:
-                break
-            kept.append(int(number))
-        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def prompt(self, turns: Turns, rf_tokens: int) -> list[int]:
         """Token numbers up to where the answer begins; see :meth:`lwm.language.chat.Chat.prompt`."""
@@ -107,15 +94,6 @@ class PretrainedChat:
         ids = self.encode(self._render(said, rf_tokens, opened=True))
         self._require_places(ids, said, rf_tokens)
         return ids
-
-    def pair(self, turns: Turns, answer: str, rf_tokens: int) -> tuple[list[int], list[int]]:
-        """Token numbers and labels of a conversation with its answer; see :meth:`lwm.language.chat.Chat.pair`."""
-        asked = as_turns(turns, "user")
-        return self._labelled([*asked, Turn("assistant", answer)], rf_tokens, first=len(asked))
-
-    def conversation(self, turns: Sequence[Turn], rf_tokens: int) -> tuple[list[int], list[int]]:
-        """Token numbers and labels on every answer; see :meth:`lwm.language.chat.Chat.conversation`."""
-        return self._labelled(turns, rf_tokens, first=0)
 
     def _labelled(self, turns: Sequence[Turn], rf_tokens: int, first: int) -> tuple[list[int], list[int]]:
         """Labels on the answers from turn ``first`` on; what the template writes behind the last one is left out."""
@@ -199,16 +177,11 @@ class PretrainedChat:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The chat that :meth:`get_config` described; ModelError when it is none."""
-        from tokenizers import Tokenizer
-
         if set(config) != _KEYS:
             raise ModelError(f"a chat config of {sorted(config)}", f"{sorted(_KEYS)}")
-        try:
-            tokenizer = Tokenizer.from_str(config["tokenizer"])
-        # tokenizers raises nothing narrower than Exception for text that it cannot read.
-        except Exception as error:
-            raise ModelError(f"a tokenizer that cannot be read ({error})", "the content of a tokenizer.json") from error
-        return cls(_wrapped(tokenizer, config["special"]), config["template"], config["options"])
+        return cls(
+            _wrapped(read_tokenizer(config["tokenizer"]), config["special"]), config["template"], config["options"]
+        )
 
 
 def _own_template(tokenizer: Any) -> str:

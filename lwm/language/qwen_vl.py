@@ -22,6 +22,7 @@ from lwm.hub_files import read_json
 from lwm.language.pretrained_chat import PretrainedChat
 from lwm.language.qwen_places import Places, Speaker
 from lwm.language.rfgpt import RFGPT
+from lwm.models.lora import is_lora
 from lwm.output import atomic_folder, write_json
 from lwm.signal.recipe import Recipe, recipe_named
 
@@ -308,5 +309,5 @@ def _template(processor: Any) -> str | None:
 
 def _require_plain(whole: Any) -> None:
     """vLLM and transformers load weights, no updates beside them."""
-    if any("lora_A" in name for name, _ in whole.named_parameters()):
+    if any(is_lora(name) for name, _ in whole.named_parameters()):
         raise ModelError("a model with low-rank updates", "merged weights", "merge_lora(model.llm) first")

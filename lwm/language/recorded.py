@@ -10,7 +10,7 @@ from lwm.errors import LWMError
 from lwm.language.answerers import Answerer
 from lwm.language.captions import context_of, title_of
 from lwm.language.facts import CANNOT_TELL
-from lwm.language.inputs import Seen, spectrogram_of
+from lwm.language.inputs import MOST_WINDOWS, Seen, spectrogram_of
 from lwm.language.instructions import KINDS
 from lwm.language.questions import Labels, Question, read_value
 from lwm.signal.io import open_recording
@@ -19,7 +19,6 @@ from lwm.technology import technology_names
 
 ASKED = ("technology", "link", "emissions", "bandwidth", "snr")
 """Kinds that every recording is asked."""
-MOST_WINDOWS = 16
 
 # 3GPP TS 36.101 Table 5.5-1: downlink of frequency-duplex bands 1, 3, 7, 8 and 20, in Hz.
 _DOWNLINK = ((2.11e9, 2.17e9), (1.805e9, 1.88e9), (2.62e9, 2.69e9), (9.25e8, 9.6e8), (7.91e8, 8.21e8))

@@ -7,13 +7,13 @@ from typing import Any, Self
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lwm.errors import ConfigError, ModelError
-from lwm.language.chat import RF, Turn, Turns, align, as_turns, shown
+from lwm.language.chat import RF, TokenizedChat, Turn, Turns, align, as_turns, read_tokenizer, shown
 
 PAD, START, END = "<pad>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (PAD, RF, START, END)
 
 
-class ChatTokenizer:
+class ChatTokenizer(TokenizedChat):
     """Text to token numbers and back, with one chat template.
 
     A conversation is ``<|im_start|>user\\n<rf>...<rf>QUESTION<|im_end|>\\n<|im_start|>assistant\\nANSWER<|im_end|>``,
@@ -67,11 +67,7 @@ class ChatTokenizer:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The tokenizer that :meth:`to_json` wrote; ModelError when the text is none."""
-        try:
-            return cls(Tokenizer.from_str(text))
-        # tokenizers raises nothing narrower than Exception for text that it cannot read.
-        except Exception as error:
-            raise ModelError(f"a tokenizer that cannot be read ({error})", "the content of a tokenizer.json") from error
+        return cls(read_tokenizer(text))
 
     def to_json(self) -> str:
         """Content of a ``tokenizer.json``, on one line."""
@@ -82,31 +78,9 @@ class ChatTokenizer:
         """Number of tokens, special ones included."""
         return int(self._tokenizer.get_vocab_size())
 
-    def encode(self, text: str) -> list[int]:
-        """Token numbers of ``text``, special tokens recognised where they stand."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of token numbers up to the first end of turn, special tokens left out."""
-        kept: list[int] = []
-        for number in ids:
-            if number == self.end_id:
-                break
-            kept.append(int(number))
-        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
-
     def prompt(self, turns: Turns, rf_tokens: int) -> list[int]:
         """Token numbers up to where the answer begins; see :meth:`lwm.language.chat.Chat.prompt`."""
         return self.encode(_opened(_checked(as_turns(turns, "user")), rf_tokens))
-
-    def pair(self, turns: Turns, answer: str, rf_tokens: int) -> tuple[list[int], list[int]]:
-        """Token numbers and labels of a conversation with its answer; see :meth:`lwm.language.chat.Chat.pair`."""
-        asked = as_turns(turns, "user")
-        return self._labelled([*asked, Turn("assistant", answer)], rf_tokens, first=len(asked))
-
-    def conversation(self, turns: Sequence[Turn], rf_tokens: int) -> tuple[list[int], list[int]]:
-        """Token numbers and labels on every answer; see :meth:`lwm.language.chat.Chat.conversation`."""
-        return self._labelled(turns, rf_tokens, first=0)
 
     def _labelled(self, turns: Sequence[Turn], rf_tokens: int, first: int) -> tuple[list[int], list[int]]:
         """Labels on the answers from turn ``first`` on."""

@@ -16,11 +16,11 @@ from lwm.cli import main
 from lwm.data.manifest import Manifest
 from lwm.errors import CaptureError, ConfigError, DatasetError, LWMError, ModelError, OutputError
 from lwm.evaluation.own_data import is_own_data, own_data
-from lwm.evaluation.own_report import wilson
 from lwm.evaluation.own_splits import WindowTable, draw_folds
 from lwm.hub import check_model, from_pretrained, save_pretrained, weights_sha256
 from lwm.models.encoder import EncoderConfig, SpectrogramEncoder
 from lwm.models.headed import HeadedModel
+from lwm.proportions import wilson
 from lwm.seeding import rng_for
 from lwm.signal.capture import Capture
 from lwm.signal.io import write_sigmf

@@ -20,9 +20,10 @@ from lwm.language.answerers import MajorityAnswerer, RandomAnswerer, Replies, RF
 from lwm.language.datamodule import label_values
 from lwm.language.facts import CANNOT_TELL
 from lwm.language.instructions import Pair
-from lwm.language.metrics import Scored, confidence_error, share, summary
+from lwm.language.metrics import Scored, share, summary
 from lwm.language.questions import Asked, Question, balanced, questions_about, snr_bucket
 from lwm.language.score import ask_questions, ask_samples, draw_questions, merged_labels, score
+from lwm.proportions import confidence_error
 from lwm.seeding import rng_for
 from lwm.signal.recipe import recipe_named
 
