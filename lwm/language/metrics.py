@@ -62,7 +62,7 @@ class Scored:
 
 
 def share(right: Sequence[bool] | npt.NDArray[Any]) -> dict[str, Any]:
-    """``accuracy``, ``count`` and Wilson's ``interval`` (:func:`lwm.proportions.wilson`) of some right and wrong answers.
+    """``accuracy``, ``count`` and Wilson's ``interval`` (:func:`lwm.proportions.wilson`) of right and wrong answers.
 
     Raises:
         DatasetError: none at all.
