@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lwm.errors import ModelError
 from lwm.models.head import Head, TokenShape
+from lwm.models.lean import LeanTokens
 from lwm.registry import HEADS, MODELS, load
 from lwm.signal.recipe import Recipe
 
@@ -41,6 +42,7 @@ class HeadedModel(nn.Module):
         self.layers = None if layers is None else tuple(layers)
         self.frozen = frozen
         self.recipe: Recipe = encoder.recipe
+        self._lean = LeanTokens(encoder, self.layers)
         if frozen:
             encoder.requires_grad_(False)
             encoder.eval()
@@ -55,6 +57,9 @@ class HeadedModel(nn.Module):
     def tokens(self, x: Tensor) -> Tensor | list[Tensor]:
         """What the head reads of dB pictures ``[B, C, F, T]``: tokens with prefix tokens, a list of several layers."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if self._lean.applies(x):
+                found = self._lean(x)
+                return found[0] if self.layers is None else found
             if self.layers is None:
                 return self.encoder.forward_features(x)
             return self.encoder.forward_intermediates(x, list(self.layers))

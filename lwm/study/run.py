@@ -8,7 +8,7 @@ from typing import Any
 from lwm.console import progress, say
 from lwm.data.generation import generate
 from lwm.data.manifest import Manifest
-from lwm.data.plan import load_plan
+from lwm.data.plan import Plan, load_plan, parse_plan
 from lwm.data.workers import Finished, run_tasks
 from lwm.errors import ConfigError, DatasetError, OutputError
 from lwm.output import file_sha256, remove_partial, require_empty, write_json
@@ -143,7 +143,7 @@ def _generate(plan: Study, place: Path, samples: int | None, workers: int) -> di
             generate(config, str(folder), samples=samples, workers=workers, resume=folder.is_dir())
         else:
             wanted = load_plan(config) if samples is None else load_plan(config).scaled(samples)
-            if json.loads(json.dumps(wanted.to_dict())) != manifest.plan:
+            if _plan_of(manifest, folder) != wanted:
                 raise DatasetError(
                     f"{folder} was made from another plan than {config}"
                     + (f" with --samples {samples}" if samples is not None else ""),
@@ -152,3 +152,11 @@ def _generate(plan: Study, place: Path, samples: int | None, workers: int) -> di
                 )
         hashes[name] = file_sha256(folder / "manifest.json")
     return hashes
+
+
+def _plan_of(manifest: Manifest, folder: Path) -> Plan | None:
+    """The plan that a data set was made from, with defaults for what plans of its time did not say; None of others'."""
+    try:
+        return parse_plan(manifest.plan, str(folder))
+    except ConfigError:
+        return None

@@ -11,6 +11,7 @@ from lwm.evaluation.features import layer_tokens, trainable_copy
 from lwm.evaluation.probe import Probe
 from lwm.evaluation.task import Budget
 from lwm.models.head import Head, TokenShape
+from lwm.models.lean import LeanTokens
 from lwm.models.lora import add_lora
 from lwm.registry import HEADS, load, names
 
@@ -34,6 +35,7 @@ class FineTuned(nn.Module):
     def __init__(self, encoder: nn.Module, head: nn.Module, layer: int) -> None:
         super().__init__()
         self.encoder, self.head, self.layer = encoder, head, layer
+        self._lean = LeanTokens(encoder, [layer])
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for what is trained."""
@@ -46,6 +48,9 @@ class FineTuned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's output ``[B, outputs]`` of dB pictures ``[B, C, F, T]``."""
+        if self._lean.applies(x):
+            encoder: Any = self.encoder
+            return self.head(self._lean(x)[0][:, encoder.num_prefix_tokens :])
         return self.head(layer_tokens(self.encoder, x, self.layer)[0])
 
 

@@ -228,6 +228,14 @@ def test_a_study_runs_resumes_and_refuses_another(tmp_path: Path, capsys: pytest
     assert main([*words, "--resume", "--arms", "plain"]) == 0
     kept = {(r["arm"], r["seed"]) for r in json.loads((out / "results.json").read_text())["records"]}
     assert kept == arms
+    # A plan of before an option existed is the same plan where the option has its default; the file is another one.
+    file = tmp_path / "data" / "tiny" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["plan"]["view"]["noise_share"]
+    file.write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert main([*words, "--resume", "--arms", "plain"]) == 2
+    assert "another data_sha256" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Tokens of an encoder that is trained or asked with a head, at the cost of a pretraining step.
+
+Autocast on a CPU casts every weight at every use and leaves much of an encoder in float32. Where it is on, the encoder
+is called as pretraining calls it instead: each weight cast once, a part of the batch in each thread
+(:mod:`lwm.models.cores`). The head, which is small and likes its statistics exact, stays under autocast.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwm.models.cores import Cores, cores_for
+
+
+class LeanTokens:
+    """Calls one encoder for its tokens.
+
+    Args:
+        encoder: any encoder of the contract; not copied.
+        layers: blocks whose tokens are wanted, not normalised; None for the output of ``forward_features``.
+    """
+
+    def __init__(self, encoder: nn.Module, layers: Sequence[int] | None) -> None:
+        self._cores = Cores(_Tokens(encoder, layers))
+
+    def applies(self, x: Tensor) -> bool:
+        """Whether autocast is on, on a CPU, and the encoder is neither compiled nor recomputes its activations."""
+        on = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+        return on and not any(getattr(part, "grad_checkpointing", False) for part in self._cores.module.modules())
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Tokens float32 ``[B, P + L, D]`` of dB pictures ``[B, C, F, T]``, a tensor a layer, in autocast's type."""
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            parts = self._cores(dtype, [(part,) for part in x.tensor_split(cores_for(len(x)))])
+        return [torch.cat(found).float() for found in zip(*parts, strict=True)]
+
+
+class _Tokens(nn.Module):
+    def __init__(self, encoder: Any, layers: Sequence[int] | None) -> None:
+        super().__init__()
+        self.encoder, self.layers = encoder, layers
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if self.layers is None:
+            return (self.encoder.forward_features(x),)
+        return tuple(self.encoder.forward_intermediates(x, list(self.layers)))
