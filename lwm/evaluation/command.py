@@ -13,6 +13,7 @@ def fewshot(
     config: str | None = None,
     k: list[int] | None = None,
     episodes: int | None = None,
+    models: list[str] | None = None,
     head: str = "linear",
     seed: int = 0,
     overwrite: bool = False,
@@ -31,6 +32,7 @@ def fewshot(
         config: YAML file of the task, or the name of one that ships; none for a folder of recordings.
         k: training samples a class, instead of the task's.
         episodes: draws of the training samples, instead of the task's.
+        models: what is compared, instead of the task's; with ``resume`` the runs of others are kept for another time.
         head: for recordings: registered head that tells the classes apart.
         seed: seed of the draws, of random weights and of training.
         overwrite: replace the results that ``out`` holds.
@@ -48,8 +50,8 @@ def fewshot(
         LWMError: what the report itself refuses.
     """
     if is_own_data(data):
-        if config is not None or k or episodes is not None:
-            raise ConfigError(f"--config, --k or --episodes for the folder of recordings {data}", "none of them")
+        if config is not None or k or models or episodes is not None:
+            raise ConfigError(f"--config, --k, --episodes or --models for the folder of recordings {data}", "none")
         from lwm.evaluation.own_data import own_data
 
         reading = {"sample_rate": sample_rate, "datatype": datatype, "center_frequency": center_frequency}
@@ -61,10 +63,12 @@ def fewshot(
     if is_special(config):
         if resume:
             raise ConfigError(f"--resume for {config}", "none: its report is made in one go", "use --overwrite")
+        if models:
+            raise ConfigError(f"--models for {config}", "none: its YAML lists regimes")
         return special_report(config, model, data, out, k, episodes, seed, overwrite)
     from lwm.evaluation.fewshot import fewshot as sweep
 
-    return sweep(config, _needed(model), data, out, k, episodes, seed, overwrite, resume)
+    return sweep(config, _needed(model), data, out, k, episodes, models, seed, overwrite, resume)
 
 
 def _needed(model: str | None) -> str:

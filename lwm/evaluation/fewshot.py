@@ -41,6 +41,7 @@ def fewshot(
     out: str,
     k: list[int] | None = None,
     episodes: int | None = None,
+    models: list[str] | None = None,
     seed: int = 0,
     overwrite: bool = False,
     resume: bool = False,
@@ -54,9 +55,10 @@ def fewshot(
         out: folder for results.json, table.md, report.html and pictures.
         k: training samples a class, instead of the task's.
         episodes: draws of the training samples, instead of the task's.
+        models: contestants, instead of the task's.
         seed: seed of the draws, of random weights and of training.
         overwrite: replace the results that ``out`` holds.
-        resume: keep the runs that ``out`` holds and do the missing ones.
+        resume: keep the runs that ``out`` holds, those of other contestants too, and do the missing ones.
 
     Returns:
         What results.json holds.
@@ -68,7 +70,7 @@ def fewshot(
         RecipeMismatch: the data set was made with another recipe than the model's.
         OutputError: ``out`` is not empty.
     """
-    task = load_task(config).overridden(k, episodes)
+    task = load_task(config).overridden(k, episodes, models)
     folder = Path(out)
     require_empty(folder, resume=resume, overwrite=overwrite)
     encoder: Any = require_encoder(from_pretrained(model), model)
@@ -79,7 +81,7 @@ def fewshot(
     plan = [(name, episode) for episode in draw for name in task.models]
     _make_room(folder, overwrite)
     settings = _settings(task, model, data, seed)
-    journal = Journal(folder / JOURNAL, settings)
+    journal = Journal(folder / JOURNAL, _shared(settings))
     used = np.concatenate([np.concatenate([e.train, e.validation, e.test]) for e in draw])
     bench = load_bench(dataset, task, chosen, samples, used)
     contest = Contest(encoder.to(_device()), bench, task, seed)
@@ -115,7 +117,9 @@ def _results(
     settings: Record, bench: Bench, draw: EpisodeDraw, plan: list[tuple[str, Episode]], journal: Journal
 ) -> Record:
     order = {(name, e.k, e.number): place for place, (name, e) in enumerate(plan)}
-    records = sorted(journal.records, key=lambda r: order[r["model"], r["k"], r["episode"]])
+    places = [order.get((r["model"], r["k"], r["episode"])) for r in journal.records]
+    found = [(place, r) for place, r in zip(places, journal.records, strict=True) if place is not None]
+    records = [record for _, record in sorted(found, key=lambda pair: pair[0])]
     results = {
         "format_version": FORMAT_VERSION,
         **settings,
@@ -134,6 +138,11 @@ def _settings(task: FewShotTask, model: str, data: str, seed: int) -> Record:
     weights = Path(model) / "model.safetensors"
     plain = json.loads(json.dumps(asdict(task)))
     return compared(plain, model, data, seed) | {"model_sha256": file_sha256(weights) if weights.is_file() else None}
+
+
+def _shared(settings: Record) -> Record:
+    """What all runs of a journal share: everything but who takes part."""
+    return settings | {"task": {key: value for key, value in settings["task"].items() if key != "models"}}
 
 
 def compared(task: Record, model: str | None, data: str, seed: int) -> Record:

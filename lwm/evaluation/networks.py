@@ -165,7 +165,7 @@ def train_network(
     """
     count = len(train.codes)
     batch = min(budget.batch_size, count)
-    steps = max(1, budget.samples // batch)
+    steps = budget.steps(count)
     optimizer = torch.optim.AdamW(groups, weight_decay=budget.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_then_cosine(steps))
     order = batches(count, batch, steps, seed)

@@ -22,6 +22,7 @@ class Budget:
 
     Args:
         samples: samples that pass through a network in training, repeats counted, for each rate.
+        passes: at least so many passes over the training part, where ``samples`` would give fewer.
         rates: peak learning rates tried; the validation part chooses.
         batch_size: samples a step.
         weight_decay: AdamW's.
@@ -34,6 +35,7 @@ class Budget:
 
     samples: int
     rates: tuple[float, ...]
+    passes: int = 0
     batch_size: int = 16
     weight_decay: float = 0.05
     patience: int = 10
@@ -44,16 +46,20 @@ class Budget:
 
     def __post_init__(self) -> None:
         sizes = (self.samples, self.batch_size - 1, self.patience, self.blocks or 1, self.layer_decay, *self.rates)
-        if not self.rates or min(*sizes, self.last, self.rank) <= 0 or self.blocks == 0:
+        if not self.rates or min(*sizes, self.last, self.rank) <= 0 or self.blocks == 0 or self.passes < 0:
             raise ConfigError(f"training {self}", "positive numbers, at least one rate and batch_size > 1")
+
+    def steps(self, count: int) -> int:
+        """Optimizer steps with ``count`` training samples."""
+        return max(1, max(self.samples, self.passes * count) // min(self.batch_size, count))
 
 
 # As many samples and as many rates for encoders as for the networks from scratch. Half an encoder's blocks carry as
 # much as all of them, at half the cost.
 BUDGETS = {
     "head": Budget(samples=6400, rates=(1e-3, 4e-3), batch_size=64, patience=20),
-    "tuned": Budget(samples=1600, rates=(1e-4, 1e-3), blocks=3),
-    "scratch": Budget(samples=1600, rates=(5e-4, 4e-3), patience=20),
+    "tuned": Budget(samples=1600, rates=(1e-4, 1e-3), passes=5, blocks=3),
+    "scratch": Budget(samples=1600, rates=(5e-4, 4e-3), passes=5, patience=20),
 }
 """What each family of regimes gets where a task does not say otherwise."""
 
@@ -144,9 +150,10 @@ class FewShotTask:
         """Validation samples a class beside ``k`` training samples: what chooses settings and stops training."""
         return max(2, round(self.validation_share * k))
 
-    def overridden(self, k: list[int] | None, episodes: int | None) -> "FewShotTask":
-        """The task with other ``k`` and ``episodes`` where given."""
-        return replace(self, k=tuple(k or self.k), episodes=self.episodes if episodes is None else episodes)
+    def overridden(self, k: list[int] | None, episodes: int | None, models: list[str] | None = None) -> "FewShotTask":
+        """The task with other ``k``, ``episodes`` and ``models`` where given."""
+        draws = self.episodes if episodes is None else episodes
+        return replace(self, k=tuple(k or self.k), episodes=draws, models=tuple(models or self.models))
 
 
 def load_task(path: str | Path) -> FewShotTask:

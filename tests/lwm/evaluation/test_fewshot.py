@@ -124,6 +124,12 @@ def test_interrupted_sweep_leaves_its_records_and_no_results(
     monkeypatch.setattr(Contest, "run", run)
     results = fewshot(config, str(model), str(data), str(tmp_path / "out"), resume=True)
     assert len(results["records"]) == 4
+    other = fewshot(config, str(model), str(data), str(tmp_path / "out"), models=["random"], resume=True)
+    assert [record["model"] for record in other["records"]] == ["random"] * 4
+    both = fewshot(config, str(model), str(data), str(tmp_path / "out"), models=["random", "trivial"], resume=True)
+    # Nothing was run again: a run that was would have other seconds.
+    assert [r for r in both["records"] if r["model"] == "random"] == other["records"]
+    assert [r for r in both["records"] if r["model"] == "trivial"] == results["records"]
 
 
 def test_resume_with_other_settings_is_refused_and_overwrite_starts_anew(

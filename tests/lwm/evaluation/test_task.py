@@ -42,6 +42,9 @@ def test_a_new_task_is_only_a_file() -> None:
 def test_encoders_and_networks_from_scratch_get_the_same_training() -> None:
     tuned, scratch = BUDGETS["tuned"], BUDGETS["scratch"]
     assert (tuned.samples, tuned.batch_size, len(tuned.rates)) == (scratch.samples, scratch.batch_size, 2)
+    # Many samples are seen as often as few are, by both: 1,400 five times, 10 a hundred and sixty times.
+    assert tuned.steps(1400) == scratch.steps(1400) == 1400 * 5 // 16
+    assert tuned.steps(10) == scratch.steps(10) == 160
 
 
 @pytest.mark.parametrize(
@@ -90,5 +93,6 @@ def test_overrides_apply() -> None:
     changed = task.overridden([7], 1)
     assert (changed.k, changed.episodes) == ((7,), 1)
     assert task.overridden(None, None) == task
+    assert task.overridden(None, None, ["knn"]).models == ("knn",)
     with pytest.raises(ConfigError, match="0 episodes"):
         task.overridden(None, 0)
