@@ -54,11 +54,10 @@ class Budget:
         return max(1, max(self.samples, self.passes * count) // min(self.batch_size, count))
 
 
-# As many samples and as many rates for encoders as for the networks from scratch. Half an encoder's blocks carry as
-# much as all of them, at half the cost.
+# As many samples and as many rates for encoders as for the networks from scratch.
 BUDGETS = {
     "head": Budget(samples=6400, rates=(1e-3, 4e-3), batch_size=64, patience=20),
-    "tuned": Budget(samples=1600, rates=(1e-4, 1e-3), passes=5, blocks=3),
+    "tuned": Budget(samples=1600, rates=(1e-4, 1e-3), passes=5),
     "scratch": Budget(samples=1600, rates=(5e-4, 4e-3), passes=5, patience=20),
 }
 """What each family of regimes gets where a task does not say otherwise."""
