@@ -216,7 +216,8 @@ def notes(results: dict[str, Any]) -> list[str]:
         if any(contestant.family == family for contestant in named):
             budget = task["training"][family]
             rates = ", ".join(f"{rate:g}" for rate in budget["rates"])
-            said.append(f"{words}: peak learning rates {rates}, {budget['samples']} samples each, repeats counted;")
+            least = f", at least {budget['passes']} passes" if budget["passes"] else ""
+            said.append(f"{words}: peak learning rates {rates}, {budget['samples']} samples each{least};")
     said[-1] = said[-1].rstrip(";") + "."
     return said
 

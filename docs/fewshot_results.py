@@ -1,0 +1,109 @@
+"""Reports of `lwm fewshot` as one file of records and the tables of docs/results.md.
+
+    python docs/fewshot_results.py REPORT [REPORT ...] --out fewshot.json
+
+REPORT is a folder that `lwm fewshot` wrote: of a task with episodes, of segmentation, or of sensing. Its name is the
+table's. What a report is about (task, model, data, seed) is kept once, with its records; their confusion matrices,
+which are long, stay in the report.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwm.evaluation.regimes.names import Contestant
+from lwm.evaluation.regimes.statistics import half_width
+from lwm.output import write_json
+
+Report = dict[str, Any]
+LEFT_OUT = ("confusion", "seconds")
+OURS = ("frozen", "finetuned")
+
+
+def table(report: Report) -> Iterator[str]:
+    """Lines of Markdown for a report of any kind."""
+    if "paired_tests" in report:
+        yield from contest_table(report)
+    elif "summary" in report:
+        yield from sensing_table(report)
+    else:
+        yield from scenes_table(report)
+
+
+def contest_table(report: Report) -> Iterator[str]:
+    """Mean ± standard deviation over episodes, and by how much our two regimes are ahead of each row."""
+    task = report["task"]
+    shots, ahead = task["k"], [name for name in OURS if name in task["models"]]
+    yield row("model", *(f"k = {k}" for k in shots), *(f"{name} ahead by, k = {k}" for name in ahead for k in shots))
+    yield "|" + "---|" * (1 + len(shots) * (1 + len(ahead)))
+    tests = {(test["model"], test["other"], test["k"]): test for test in report["paired_tests"]}
+    for name in task["models"]:
+        summary = [next(s for s in report["summary"] if (s["model"], s["k"]) == (name, k)) for k in shots]
+        cells = [f"{100 * s[task['metric'] + '_mean']:.1f} ± {100 * s[task['metric'] + '_std']:.1f}" for s in summary]
+        cells += [lead(tests.get((mine, name, k))) for mine in ahead for k in shots]
+        yield row(Contestant.parse(name).title, *cells)
+
+
+def lead(test: Report | None) -> str:
+    """A paired difference with its 95 % interval, marked where the interval leaves out 0."""
+    if test is None or test["half_width"] is None:
+        return "–"
+    mean, half = 100 * test["difference"], 100 * test["half_width"]
+    return f"{mean:+.1f} ± {half:.1f}" + (" ✓" if mean > half else " ✗" if mean < -half else "")
+
+
+def scenes_table(report: Report) -> Iterator[str]:
+    """Mean class accuracy of segmentation by regime and number of labelled scenes, mean ± interval over episodes."""
+    records, classes = report["records"], report["classes"]
+    yield row("regime", "k", "mean class accuracy", *classes, "mean IoU")
+    yield "|" + "---|" * (4 + len(classes))
+    for regime, k in dict.fromkeys((r["regime"], r["k"]) for r in records):
+        mine = [r for r in records if (r["regime"], r["k"]) == (regime, k)]
+        means = [np.array([r[key] for r in mine]) for key in ("mean_class_accuracy", "mean_iou")]
+        each = [np.array([r["per_class"][name] for r in mine]) for name in classes]
+        yield row(regime, str(k), *(spread(values) for values in (means[0], *each, means[1])))
+
+
+def spread(values: Any) -> str:
+    """Mean in per cent, with half of its 95 % interval where there are several values."""
+    half = half_width(values)
+    return f"{100 * values.mean():.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+
+
+def sensing_table(report: Report) -> Iterator[str]:
+    """Accuracy over windows with its interval over recordings, by protocol and regime."""
+    yield row("tested on", "regime", "accuracy [95 % interval]", "recordings right")
+    yield "|---|---|---|---|"
+    words = {"recording": "other recordings", "domain": "another chip"}
+    for found in report["summary"]:
+        said = f"{100 * found['accuracy']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+        right = f"{100 * found['recordings_right']:.1f} % of {found['recordings']}"
+        yield row(words[found["protocol"]], found["regime"], said, right)
+
+
+def row(*cells: str) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Write the records and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", nargs="+", type=Path, help="folders that `lwm fewshot` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file")
+    given = parser.parse_args(args)
+    kept: dict[str, Report] = {}
+    for folder in given.reports:
+        report = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        print(f"{folder.name}\n\n" + "\n".join(table(report)) + "\n")
+        slim = [{key: value for key, value in r.items() if key not in LEFT_OUT} for r in report["records"]]
+        kept[folder.name] = report | {"records": slim}
+    write_json(given.out, {"reports": kept})
+
+
+if __name__ == "__main__":
+    main()
