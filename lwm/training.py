@@ -24,6 +24,7 @@ from lwm.errors import ConfigError, LWMError, OutputError
 from lwm.output import require_empty
 from lwm.shipped import config_path
 from lwm.tasks.base import best_precision
+from lwm.tasks.callbacks import StopBetweenSteps
 from lwm.tasks.estimate import TRIAL_STEPS, Trial
 from lwm.tasks.progress import FitProgress
 
@@ -113,7 +114,7 @@ class TrainingCLI(LightningCLI):
                 save_on_exception=True,
                 enable_version_counter=False,
             )
-            self.trainer_defaults = {**self.trainer_defaults, "callbacks": [keep, FitProgress()]}
+            self.trainer_defaults = {**self.trainer_defaults, "callbacks": [keep, FitProgress(), StopBetweenSteps()]}
         else:
             kwargs["logger"] = False
         return super().instantiate_trainer(**kwargs)

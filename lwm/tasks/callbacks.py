@@ -1,6 +1,8 @@
-"""Callbacks of every task: pictures while training, and a record of the run."""
+"""Callbacks of every task: pictures while training, a record of the run, Ctrl-C between steps."""
 
 import math
+import signal
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from lwm.console import say
 from lwm.output import atomic_file, write_json
 from lwm.tasks.pictures import save_picture
 
@@ -104,3 +107,50 @@ class RunRecord(pl.Callback):
             "best_checkpoint": str(getattr(saver, "best_model_path", "")),
         }
         write_json(Path(trainer.default_root_dir) / "run.json", record)
+
+
+class StopBetweenSteps(pl.Callback):
+    """Ctrl-C stops a run of one process after the optimizer step that it is in, so that the checkpoint of a stopped run
+    is exact: no batch half done, no gradient of an accumulation lost. A second Ctrl-C stops at once.
+
+    Several processes would stop at different steps and wait for each other: there Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen; a Ctrl-C that is ignored, as in the background of a shell, stays so."""
+        mine = threading.current_thread() is threading.main_thread() and trainer.world_size == 1
+        if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop where a step ends."""
+        if self._asked and ((batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch):
+            raise KeyboardInterrupt
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        """Stop: validation changes nothing."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop listening."""
+        self._leave()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Stop listening; Lightning has its own way with what comes while it shuts down."""
+        self._leave()
+
+    def _ask(self, *_: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        say("stopping after this step; Ctrl-C again stops at once, and the run may then not go on exactly")
+
+    def _leave(self) -> None:
+        if signal.getsignal(signal.SIGINT) == self._ask:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

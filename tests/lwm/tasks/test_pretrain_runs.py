@@ -1,5 +1,6 @@
 """Runs on a data set on disk: interrupted in the middle of an epoch, begun from weights, refused before a step."""
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lwm.data.datamodule import ShardDataModule
 from lwm.data.shard import write_dataset
 from lwm.errors import ConfigError, DatasetError, ModelError, RecipeMismatch
 from lwm.signal.recipe import recipe_named
+from lwm.tasks.callbacks import StopBetweenSteps
 from lwm.tasks.monitors import FeatureMonitor, StepMonitor
 from lwm.tasks.options import Shape, Terms, Training
 from lwm.tasks.partners import Partners
@@ -76,6 +79,40 @@ def test_run_stopped_in_an_epoch_goes_on_bit_for_bit(
     torch.manual_seed(77)
     trainer = run(resumed, folder, quiet, ckpt=tmp_path / "stopped.ckpt", **more)
     assert trainer.global_step == 8
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_ctrl_c_in_an_accumulation_stops_at_its_end_and_the_run_goes_on_bit_for_bit(
+    folder: str, quiet: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class CtrlC(pl.Callback):
+        """In the first of the second step's two batches, once."""
+
+        def on_train_batch_start(self, trainer: pl.Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (0, 2):
+                signal.raise_signal(signal.SIGINT)
+
+    def fresh() -> MaskedModeling:
+        pl.seed_everything(0, verbose=False)
+        return MaskedModeling(size="tiny", target="latent", training=Training(ema_decay=0.9))
+
+    more = {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
+    whole = fresh()
+    run(whole, folder, quiet, **more)
+    keep = ModelCheckpoint(tmp_path, "last", every_n_epochs=1, save_on_exception=True)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            callbacks = [CtrlC(), StopBetweenSteps(), keep]
+            run(fresh(), folder, quiet | {"enable_checkpointing": True}, callbacks=callbacks, **more)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    assert "stopping after this step" in capsys.readouterr().out
+    assert torch.load(tmp_path / "last.ckpt", weights_only=False)["global_step"] == 2
+    resumed = fresh()
+    trainer = run(resumed, folder, quiet, ckpt=tmp_path / "last.ckpt", **more)
+    assert trainer.global_step == 4
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
