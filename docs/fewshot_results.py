@@ -28,7 +28,7 @@ def table(report: Report) -> Iterator[str]:
     """Lines of Markdown for a report of any kind."""
     if "paired_tests" in report:
         yield from contest_table(report)
-    elif "summary" in report:
+    elif report["records"] and "protocol" in report["records"][0]:
         yield from sensing_table(report)
     else:
         yield from scenes_table(report)
@@ -41,18 +41,23 @@ def contest_table(report: Report) -> Iterator[str]:
     yield row("model", *(f"k = {k}" for k in shots), *(f"{name} ahead by, k = {k}" for name in ahead for k in shots))
     yield "|" + "---|" * (1 + len(shots) * (1 + len(ahead)))
     tests = {(test["model"], test["other"], test["k"]): test for test in report["paired_tests"]}
+    # Quantities are in their own unit.
+    scale, metric = 1 if task["target"] else 100, task["metric"]
     for name in task["models"]:
         summary = [next(s for s in report["summary"] if (s["model"], s["k"]) == (name, k)) for k in shots]
-        cells = [f"{100 * s[task['metric'] + '_mean']:.1f} ± {100 * s[task['metric'] + '_std']:.1f}" for s in summary]
-        cells += [lead(tests.get((mine, name, k))) for mine in ahead for k in shots]
+        cells = [f"{scale * s[f'{metric}_mean']:.1f} ± {scale * s[f'{metric}_std']:.1f}" for s in summary]
+        cells += [lead(tests, mine, name, k, scale) for mine in ahead for k in shots]
         yield row(Contestant.parse(name).title, *cells)
 
 
-def lead(test: Report | None) -> str:
-    """A paired difference with its 95 % interval, marked where the interval leaves out 0."""
-    if test is None or test["half_width"] is None:
+def lead(tests: dict[tuple[str, str, int], Report], mine: str, other: str, k: int, scale: float = 100) -> str:
+    """By how much ``mine`` is better, with its 95 % interval, marked where the interval leaves out 0."""
+    found, sign = tests.get((mine, other, k)), 1
+    if found is None:
+        found, sign = tests.get((other, mine, k)), -1
+    if found is None or found["half_width"] is None:
         return "–"
-    mean, half = 100 * test["difference"], 100 * test["half_width"]
+    mean, half = sign * scale * found["difference"], scale * found["half_width"]
     return f"{mean:+.1f} ± {half:.1f}" + (" ✓" if mean > half else " ✗" if mean < -half else "")
 
 
@@ -96,12 +101,16 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("reports", nargs="+", type=Path, help="folders that `lwm fewshot` wrote")
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     given = parser.parse_args(args)
+    names = [folder.resolve().name for folder in given.reports]
+    unfinished = [str(folder) for folder in given.reports if not (folder / "results.json").is_file()]
+    if len(set(names)) < len(names) or unfinished:
+        parser.error(f"reports of one name, or unfinished ones (go on with --resume): {unfinished or names}")
     kept: dict[str, Report] = {}
-    for folder in given.reports:
+    for name, folder in zip(names, given.reports, strict=True):
         report = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        print(f"{folder.name}\n\n" + "\n".join(table(report)) + "\n")
+        print(f"{name}\n\n" + "\n".join(table(report)) + "\n")
         slim = [{key: value for key, value in r.items() if key not in LEFT_OUT} for r in report["records"]]
-        kept[folder.name] = report | {"records": slim}
+        kept[name] = report | {"records": slim}
     write_json(given.out, {"reports": kept})
 
 

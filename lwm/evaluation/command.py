@@ -50,8 +50,10 @@ def fewshot(
         LWMError: what the report itself refuses.
     """
     if is_own_data(data):
-        if config is not None or k or models or episodes is not None:
-            raise ConfigError(f"--config, --k, --episodes or --models for the folder of recordings {data}", "none")
+        options = {"--config": config, "--k": k, "--episodes": episodes, "--models": models}
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)} for the folder of recordings {data}", "none of a task's options")
         from lwm.evaluation.own_data import own_data
 
         reading = {"sample_rate": sample_rate, "datatype": datatype, "center_frequency": center_frequency}

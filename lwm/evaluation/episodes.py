@@ -153,5 +153,5 @@ class EpisodeDraw:
                 raise DatasetError(
                     f"class {name!r} has {support} samples to learn from and {test} to test on",
                     f"{needed} and 1 for k = {k} ({k} for training, {needed - k} for validation)",
-                    "generate more samples or ask for a smaller k",
+                    "ask for a smaller k (--k), or generate more samples (generate/fewshot has enough for 100)",
                 )

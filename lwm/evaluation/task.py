@@ -51,7 +51,8 @@ class Budget:
 
     def steps(self, count: int) -> int:
         """Optimizer steps with ``count`` training samples."""
-        return max(1, max(self.samples, self.passes * count) // min(self.batch_size, count))
+        batch = min(self.batch_size, count)
+        return max(1, self.samples // batch, -(-self.passes * count // batch))
 
 
 # As many samples and as many rates for encoders as for the networks from scratch.
@@ -120,10 +121,9 @@ class FewShotTask:
             raise ConfigError(f"task {self.name!r} with metric {self.metric!r}", f"one of {list(fits)}")
         object.__setattr__(self, "head", self.head or ("regression" if self.target else "linear"))
         object.__setattr__(self, "k", tuple(sorted(set(self.k))))
-        if not self.models or len(set(self.models)) < len(self.models):
-            raise ConfigError(f"task {self.name!r} compares {list(self.models)}", "one contestant or more, each once")
-        for name in self.models:
-            Contestant.parse(name)
+        parsed = [Contestant.parse(name) for name in self.models]
+        if not parsed or len({(one.model, one.regime, one.head) for one in parsed}) < len(parsed):
+            raise ConfigError(f"models {list(self.models)} of task {self.name!r}", "one contestant or more, each once")
 
     @property
     def seen_as(self) -> tuple[str, ...]:

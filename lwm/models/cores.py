@@ -86,9 +86,17 @@ class Cores:
         if len(self._replicas) < count - 1 or (held and held != known):
             memo = {id(tensor): tensor for tensor in tensors}
             self._replicas = [copy.deepcopy(self.module, dict(memo)) for _ in range(count - 1)]
-        for tree in self._replicas:
-            tree.train(self.module.training)
+        for tree in self._replicas[: count - 1]:
+            for mine, copied in zip(self.module.modules(), tree.modules(), strict=True):
+                _follow(mine, copied)
         return [self.module, *self._replicas[: count - 1]]
+
+
+def _follow(mine: nn.Module, copied: nn.Module) -> None:
+    """Bring a copied module's mode and other plain settings to where they are now."""
+    for name, value in mine.__dict__.items():
+        if value is None or isinstance(value, (bool, int, float, str)):
+            copied.__dict__[name] = value
 
 
 class _Work(NamedTuple):

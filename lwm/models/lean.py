@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lwm.models.cores import Cores, cores_for
+from lwm.models.lazy import LazyExperts
 
 
 class LeanTokens:
@@ -26,9 +27,16 @@ class LeanTokens:
         self._cores = Cores(_Tokens(encoder, layers))
 
     def applies(self, x: Tensor) -> bool:
-        """Whether autocast is on, on a CPU, and the encoder is neither compiled nor recomputes its activations."""
+        """Whether autocast is on, on a CPU, for an encoder that can be called so.
+
+        Not for one that is compiled, recomputes activations or fetches weights as it needs them, nor where pictures
+        are to get gradients: threads give none to their parts.
+        """
         on = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-        return on and not any(getattr(part, "grad_checkpointing", False) for part in self._cores.module.modules())
+        if not on or (x.requires_grad and torch.is_grad_enabled()):
+            return False
+        parts = list(self._cores.module.modules())
+        return not any(getattr(part, "grad_checkpointing", False) or isinstance(part, LazyExperts) for part in parts)
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Tokens float32 ``[B, P + L, D]`` of dB pictures ``[B, C, F, T]``, a tensor a layer, in autocast's type."""

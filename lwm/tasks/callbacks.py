@@ -1,6 +1,7 @@
 """Callbacks of every task: pictures while training, a record of the run, Ctrl-C between steps."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -111,45 +112,76 @@ class RunRecord(pl.Callback):
 
 class StopBetweenSteps(pl.Callback):
     """Ctrl-C stops a run of one process after the optimizer step that it is in, so that the checkpoint of a stopped run
-    is exact: no batch half done, no gradient of an accumulation lost. A second Ctrl-C stops at once.
+    is exact: no batch half done, no gradient of an accumulation lost. After an epoch's last step the validation that
+    is due then comes first. A second Ctrl-C stops at once.
 
     Several processes would stop at different steps and wait for each other: there Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._told = False
+        self._process = 0
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen; a Ctrl-C that is ignored, as in the background of a shell, stays so."""
-        mine = threading.current_thread() is threading.main_thread() and trainer.world_size == 1
-        if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._ask)
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, once Lightning has looked at who listened before."""
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, where no sanity check came before."""
+        self._listen(trainer)
+
+    def on_sanity_check_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before the first step."""
+        if self._asked:
+            raise KeyboardInterrupt
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop where a step ends."""
-        if self._asked and ((batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch):
+        """Stop where a step ends, unless an epoch does with it."""
+        if self._asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
             raise KeyboardInterrupt
+        self._tell("step")
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        """Stop: validation changes nothing."""
+        """Say that the run is about to stop."""
+        self._tell("validation")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop behind the epoch and its checkpoint."""
         if self._asked:
-            raise KeyboardInterrupt
+            trainer.should_stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop listening."""
+        """Stop listening; who asked to stop does not want what comes after the run either."""
         self._leave()
+        if self._asked:
+            raise KeyboardInterrupt
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Stop listening; Lightning has its own way with what comes while it shuts down."""
         self._leave()
 
+    def _listen(self, trainer: pl.Trainer) -> None:
+        self._asked = self._told = False
+        mine = threading.current_thread() is threading.main_thread() and trainer.world_size == 1
+        # A Ctrl-C that is ignored, as in the background of a shell, stays so.
+        if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._process = os.getpid()
+            signal.signal(signal.SIGINT, self._ask)
+
     def _ask(self, *_: Any) -> None:
+        """Nothing is said here: what is being written may be what was interrupted."""
+        if os.getpid() != self._process:
+            return  # a forked worker of the loader, whose parent is asked too
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        say("stopping after this step; Ctrl-C again stops at once, and the run may then not go on exactly")
+
+    def _tell(self, what: str) -> None:
+        if self._asked and not self._told:
+            say(f"stopping after this {what}; Ctrl-C again stops at once, and the run may then not go on exactly")
+            self._told = True
 
     def _leave(self) -> None:
         if signal.getsignal(signal.SIGINT) == self._ask:

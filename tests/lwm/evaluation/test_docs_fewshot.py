@@ -37,9 +37,24 @@ def test_tables_and_records_of_a_sweep(
 
 
 def test_marks_say_whether_an_interval_leaves_out_zero(script: Any) -> None:
-    said = {mean: script["lead"]({"difference": mean, "half_width": 0.02}) for mean in (0.03, 0.01, -0.03)}
-    assert said == {0.03: "+3.0 ± 2.0 ✓", 0.01: "+1.0 ± 2.0", -0.03: "-3.0 ± 2.0 ✗"}
-    assert script["lead"](None) == "–"
+    def said(mean: float, *of: Any) -> str:
+        return script["lead"]({("frozen", "cnn", 5): {"difference": mean, "half_width": 0.02}}, *of)
+
+    assert said(0.03, "frozen", "cnn", 5) == "+3.0 ± 2.0 ✓"
+    assert said(0.01, "frozen", "cnn", 5) == "+1.0 ± 2.0"
+    assert said(0.03, "cnn", "frozen", 5) == "-3.0 ± 2.0 ✗"
+    assert said(0.03, "frozen", "cnn", 20) == "–"
+    assert said(0.03, "frozen", "cnn", 5, 1) == "+0.0 ± 0.0 ✓"  # a quantity, in its own unit
+
+
+def test_reports_that_are_not_there_or_alike_are_refused(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([str(tmp_path)], [str(tmp_path / "a"), str(tmp_path / "b" / "a")]):
+        with pytest.raises(SystemExit):
+            script["main"]([*words, "--out", str(tmp_path / "all.json")])
+        assert "--resume" in capsys.readouterr().err
+    assert not (tmp_path / "all.json").exists()
 
 
 def test_scenes_and_sensing(script: Any) -> None:
@@ -48,6 +63,6 @@ def test_scenes_and_sensing(script: Any) -> None:
     assert lines[-1] == "| frozen | 20 | 50.0 | 75.0 | 25.0 |"
     found = {"protocol": "domain", "regime": TRIVIAL, "accuracy": 0.9, "low": 0.8, "high": 1.0}
     summary = [found | {"recordings": 8, "recordings_right": 0.5}]
-    assert list(script["table"]({"summary": summary}))[-1] == (
+    assert list(script["table"]({"summary": summary, "records": [{"protocol": "domain"}]}))[-1] == (
         "| another chip | trivial | 90.0 [80.0, 100.0] | 50.0 % of 8 |"
     )

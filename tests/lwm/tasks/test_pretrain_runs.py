@@ -83,38 +83,74 @@ def test_run_stopped_in_an_epoch_goes_on_bit_for_bit(
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_ctrl_c_in_an_accumulation_stops_at_its_end_and_the_run_goes_on_bit_for_bit(
-    folder: str, quiet: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("where", "at", "steps"),
+    [("train", (0, 2), 2), ("train", (0, 3), 2), ("validation", (0, 0), 2), ("train", (1, 3), 4)],
+    ids=["in an accumulation", "in the last batch", "in validation", "in the very last batch"],
+)
+def test_ctrl_c_stops_between_steps_and_the_run_goes_on_bit_for_bit(
+    where: str, at: tuple[int, int], steps: int, folder: str, quiet: dict[str, Any], tmp_path: Path
 ) -> None:
     class CtrlC(pl.Callback):
-        """In the first of the second step's two batches, once."""
+        """Once, in a batch of an epoch."""
 
         def on_train_batch_start(self, trainer: pl.Trainer, task: Any, batch: Any, batch_idx: int) -> None:
-            if (trainer.current_epoch, batch_idx) == (0, 2):
+            if where == "train" and (trainer.current_epoch, batch_idx) == at:
                 signal.raise_signal(signal.SIGINT)
+
+        def on_validation_batch_start(
+            self, trainer: pl.Trainer, task: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        ) -> None:
+            if where == "validation" and (trainer.current_epoch, batch_idx) == at:
+                signal.raise_signal(signal.SIGINT)
+
+    class Validated(pl.Callback):
+        def __init__(self, steps: list[int]) -> None:
+            self.steps = steps
+
+        def on_validation_end(self, trainer: pl.Trainer, task: Any) -> None:
+            self.steps.append(trainer.global_step)
 
     def fresh() -> MaskedModeling:
         pl.seed_everything(0, verbose=False)
         return MaskedModeling(size="tiny", target="latent", training=Training(ema_decay=0.9))
 
-    more = {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
-    whole = fresh()
-    run(whole, folder, quiet, **more)
-    keep = ModelCheckpoint(tmp_path, "last", every_n_epochs=1, save_on_exception=True)
-    handler = signal.getsignal(signal.SIGINT)
+    more: dict[str, Any] = {"accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
+    more |= {"limit_val_batches": 1, "num_sanity_val_steps": 0}
+    whole, validated, parts = fresh(), list[int](), list[int]()
+    run(whole, folder, quiet, callbacks=[Validated(validated)], **more)
+    keep = ModelCheckpoint(tmp_path, "last", every_n_epochs=1, save_on_train_epoch_end=True, save_on_exception=True)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit):
-            callbacks = [CtrlC(), StopBetweenSteps(), keep]
+            callbacks = [CtrlC(), StopBetweenSteps(), Validated(parts), keep]
             run(fresh(), folder, quiet | {"enable_checkpointing": True}, callbacks=callbacks, **more)
+        assert signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.default_int_handler)
     finally:
-        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-    assert "stopping after this step" in capsys.readouterr().out
-    assert torch.load(tmp_path / "last.ckpt", weights_only=False)["global_step"] == 2
+        signal.signal(signal.SIGINT, handler)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=False)["global_step"] == steps
     resumed = fresh()
-    trainer = run(resumed, folder, quiet, ckpt=tmp_path / "last.ckpt", **more)
+    trainer = run(resumed, folder, quiet, ckpt=tmp_path / "last.ckpt", callbacks=[Validated(parts)], **more)
     assert trainer.global_step == 4
+    assert parts == validated == [2, 4]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_a_second_ctrl_c_stops_at_once(folder: str, quiet: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    class Twice(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, task: Any, batch: Any, batch_idx: int) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    task = MaskedModeling(size="tiny")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit):
+            run(task, folder, quiet, callbacks=[StopBetweenSteps(), Twice()], accumulate_grad_batches=3)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert task.batches_seen == 1
+    assert "Ctrl-C again stops at once" in capsys.readouterr().out
 
 
 def test_warm_start_takes_weights_and_refuses_other_shapes(folder: str, quiet: dict[str, Any], tmp_path: Path) -> None:
