@@ -95,7 +95,7 @@ def test_modes_and_settings_hold_in_every_part_of_a_batch(encoder: Any, pictures
 def test_a_mixture_is_asked_in_its_present_mode(pictures: Tensor, threads: Callable[[int], None]) -> None:
     threads(2)
     recipe = recipe_named("small")
-    shape = {"patch": 16, "width": 32, "depth": 2, "heads": 2}
+    shape: dict[str, Any] = {"patch": 16, "width": 32, "depth": 2, "heads": 2}
     experts = {name: SpectrogramEncoder(EncoderConfig(name=name, **shape), recipe).eval() for name in ("lte", "nr")}
     mixture: Any = MoEEncoder(experts, Router(RouterConfig(("lte", "nr")), recipe)).eval()
     lean = LeanTokens(mixture, None)
