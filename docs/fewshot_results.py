@@ -50,6 +50,25 @@ def contest_table(report: Report) -> Iterator[str]:
         yield row(Contestant.parse(name).title, *cells)
 
 
+def overview(reports: dict[str, Report]) -> Iterator[str]:
+    """One line for each task and k: our regimes beside the best of the contestants without pretraining."""
+    yield row("task", "k", *OURS, "best without pretraining", *(f"{name} ahead of it by" for name in OURS))
+    yield "|" + "---|" * (3 + 2 * len(OURS))
+    for title, report in reports.items():
+        task = report["task"]
+        scale, metric = (1, "mae") if task["target"] else (100, task["metric"])
+        tests = {(test["model"], test["other"], test["k"]): test for test in report["paired_tests"]}
+        for k in task["k"]:
+            means = {s["model"]: scale * s[f"{metric}_mean"] for s in report["summary"] if s["k"] == k}
+            others = [name for name in means if not Contestant.parse(name).pretrained]
+            if not others:
+                continue
+            best = min(others, key=lambda name: means[name] if task["target"] else -means[name])
+            said = [f"{means[name]:.1f}" if name in means else "–" for name in OURS]
+            leads = [lead(tests, name, best, k, scale) for name in OURS]
+            yield row(title, str(k), *said, f"{Contestant.parse(best).title} {means[best]:.1f}", *leads)
+
+
 def lead(tests: dict[tuple[str, str, int], Report], mine: str, other: str, k: int, scale: float = 100) -> str:
     """By how much ``mine`` is better, with its 95 % interval, marked where the interval leaves out 0."""
     found, sign = tests.get((mine, other, k)), 1
@@ -111,6 +130,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"{name}\n\n" + "\n".join(table(report)) + "\n")
         slim = [{key: value for key, value in r.items() if key not in LEFT_OUT} for r in report["records"]]
         kept[name] = report | {"records": slim}
+    contests = {name: report for name, report in kept.items() if "paired_tests" in report}
+    if len(contests) > 1:
+        print("All tasks\n\n" + "\n".join(overview(contests)) + "\n")
     write_json(given.out, {"reports": kept})
 
 

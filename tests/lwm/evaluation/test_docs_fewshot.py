@@ -31,6 +31,13 @@ def test_tables_and_records_of_a_sweep(
     line = next(line for line in lines if line.startswith("| trivial statistics"))
     assert f"| {100 * row['macro_f1_mean']:.1f} ± {100 * row['macro_f1_std']:.1f} |" in line
     assert f"| {100 * test['difference']:+.1f} ± {100 * test['half_width']:.1f}" in line
+    lead = f"{100 * test['difference']:+.1f} ± {100 * test['half_width']:.1f}"
+    found = list(script["overview"]({"joint": results}))
+    frozen = next(s for s in results["summary"] if (s["model"], s["k"]) == ("frozen", 2))
+    start = (
+        f"| joint | 2 | {100 * frozen['macro_f1_mean']:.1f} | – | trivial statistics {100 * row['macro_f1_mean']:.1f} |"
+    )
+    assert found[2].startswith(f"{start} {lead}")
     kept = json.loads((tmp_path / "all.json").read_text())["reports"]["joint"]
     assert [r["macro_f1"] for r in kept["records"]] == [r["macro_f1"] for r in results["records"]]
     assert not any("confusion" in record for record in kept["records"])
