@@ -93,8 +93,8 @@ def scenes_table(report: Report) -> Iterator[str]:
 
 
 def spread(values: Any) -> str:
-    """Mean in per cent, with half of its 95 % interval where there are several values."""
-    half = half_width(values)
+    """Mean in per cent; with half of its 95 % interval from three values on (of two it says next to nothing)."""
+    half = half_width(values) if len(values) > 2 else None
     return f"{100 * values.mean():.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
