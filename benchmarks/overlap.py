@@ -28,6 +28,7 @@ def rate(root: str, resident: bool, threads: int, steps: int, answer: Any) -> No
 
     import pytorch_lightning as pl
     import torch
+    from torch.utils.data import DataLoader
 
     from lwm.cli import prepare_process
     from lwm.data.datamodule import ShardDataModule
@@ -48,7 +49,7 @@ def rate(root: str, resident: bool, threads: int, steps: int, answer: Any) -> No
         loaded = data.train_dataloader
 
         def same() -> Any:
-            return [next(iter(loaded()))] * steps
+            return DataLoader([next(iter(loaded()))] * steps, batch_size=None)  # a list would be loaders side by side
 
         data.train_dataloader = same
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -73,10 +74,11 @@ def together(sides: list[tuple[str, bool, int, int]]) -> float:
     processes = [context.Process(target=rate, args=(*side, answer)) for side in sides]
     for process in processes:
         process.start()
-    found = [answer.get() for _ in processes]
     for process in processes:
         process.join()
-    return sum(found)
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a run failed")
+    return sum(answer.get() for _ in processes)
 
 
 def main() -> None:

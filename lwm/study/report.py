@@ -165,8 +165,9 @@ def _curves(records: list[Record]) -> "Figure":
                 by_ratio[record["mask_ratio"]].append(100 * record["balanced_accuracy"])
         ratios = sorted(by_ratio)
         # Ten colours there are; the eleventh arm is the first one's, dashed.
-        style = {"marker": "osD^vPX*<>"[number % 10], "linestyle": ("-", "--", ":")[number // 10 % 3]}
-        axes.plot(ratios, [np.mean(by_ratio[ratio]) for ratio in ratios], label=arm, markersize=4, **style)
+        marker, line = "osD^vPX*<>"[number % 10], ("-", "--", ":")[number // 10 % 3]
+        means = [np.mean(by_ratio[ratio]) for ratio in ratios]
+        axes.plot(ratios, means, marker=marker, linestyle=line, label=arm, markersize=4)
     axes.set(xlabel="share of the patches hidden", ylabel="balanced accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

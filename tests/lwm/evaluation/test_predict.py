@@ -146,7 +146,13 @@ def test_every_kind_of_head(
         assert wanted
         keys = ("start_s", "stop_s", "low_hz", "high_hz")
         found = [[float(row[key]) for key in keys] for row in rows]
-        np.testing.assert_allclose(sorted(found), sorted(row[:4] for row in wanted), rtol=1e-3, atol=2e-4)
+        assert len(found) == len(wanted)
+        # To 0.2 ms and 1 Hz, whatever the order of boxes that all but start together: windows are predicted in
+        # batches, which round otherwise than one at a time.
+        apart = np.abs(np.array(found)[:, None] - np.array([row[:4] for row in wanted])) / [2e-4, 2e-4, 1.0, 1.0]
+        near = apart.max(-1) < 1
+        assert near.any(0).all()
+        assert near.any(1).all()
         assert sorted(row["label"] for row in rows) == sorted(row[4] for row in wanted)
         assert len(notes) == len(rows)
         edges = [note["core:freq_lower_edge"] - 1e9 for note in notes]
