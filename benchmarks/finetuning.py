@@ -42,16 +42,6 @@ def sides(size: str, batch: int) -> dict[str, Callable[[], None]]:
     y = torch.arange(batch) % len(CLASSES)
     dtype = torch.bfloat16 if best_precision() == "bf16-mixed" else torch.float32
 
-    def stepping(model: torch.nn.Module, loss: Callable[[], Any]) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-        def step() -> None:
-            optimizer.zero_grad()
-            loss().backward()
-            optimizer.step()
-
-        return step
-
     def tuning(blocks: int) -> Callable[[], None]:
         encoder = SpectrogramEncoder(shape.encoder, recipe)
         network = FineTuned(encoder, new_head("linear", "classification", encoder, CLASSES), blocks - 1).train()
@@ -82,6 +72,20 @@ def sides(size: str, batch: int) -> dict[str, Callable[[], None]]:
         "pretraining, ratio 0.75": pretraining(0.75),
         "pretraining, one patch hidden": pretraining(1 / patches),
     }
+
+
+def stepping(model: Any, loss: Callable[[], Any]) -> Callable[[], None]:
+    """A training step of a model."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
 
 
 def main() -> None:

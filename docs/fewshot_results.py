@@ -9,7 +9,7 @@ which are long, stay in the report.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from lwm.evaluation.regimes.names import Contestant
 from lwm.evaluation.regimes.statistics import half_width
+from lwm.evaluation.report import markdown_lines
 from lwm.output import write_json
 
 Report = dict[str, Any]
@@ -24,40 +25,37 @@ LEFT_OUT = ("confusion", "seconds")
 OURS = ("frozen", "finetuned")
 
 
-def table(report: Report) -> Iterator[str]:
+def table(report: Report) -> list[str]:
     """Lines of Markdown for a report of any kind."""
     if "paired_tests" in report:
-        yield from contest_table(report)
-    elif report["records"] and "protocol" in report["records"][0]:
-        yield from sensing_table(report)
-    else:
-        yield from scenes_table(report)
+        return contest_table(report)
+    if report["records"] and "protocol" in report["records"][0]:
+        return sensing_table(report)
+    return scenes_table(report)
 
 
-def contest_table(report: Report) -> Iterator[str]:
+def contest_table(report: Report) -> list[str]:
     """Mean ± standard deviation over episodes, and by how much our two regimes are ahead of each row."""
-    task = report["task"]
+    task, tests = report["task"], by_pair(report)
     shots, ahead = task["k"], [name for name in OURS if name in task["models"]]
-    yield row("model", *(f"k = {k}" for k in shots), *(f"{name} ahead by, k = {k}" for name in ahead for k in shots))
-    yield "|" + "---|" * (1 + len(shots) * (1 + len(ahead)))
-    tests = {(test["model"], test["other"], test["k"]): test for test in report["paired_tests"]}
-    # Quantities are in their own unit.
-    scale, metric = 1 if task["target"] else 100, task["metric"]
+    head = ["model", *(f"k = {k}" for k in shots), *(f"{name} ahead by, k = {k}" for name in ahead for k in shots)]
+    scale, metric = unit(task), task["metric"]
+    rows = []
     for name in task["models"]:
         summary = [next(s for s in report["summary"] if (s["model"], s["k"]) == (name, k)) for k in shots]
         cells = [f"{scale * s[f'{metric}_mean']:.1f} ± {scale * s[f'{metric}_std']:.1f}" for s in summary]
         cells += [lead(tests, mine, name, k, scale) for mine in ahead for k in shots]
-        yield row(Contestant.parse(name).title, *cells)
+        rows.append([Contestant.parse(name).title, *cells])
+    return markdown_lines(head, rows)
 
 
-def overview(reports: dict[str, Report]) -> Iterator[str]:
+def overview(reports: dict[str, Report]) -> list[str]:
     """One line for each task and k: our regimes beside the best of the contestants without pretraining."""
-    yield row("task", "k", *OURS, "best without pretraining", *(f"{name} ahead of it by" for name in OURS))
-    yield "|" + "---|" * (3 + 2 * len(OURS))
+    head = ["task", "k", *OURS, "best without pretraining", *(f"{name} ahead of it by" for name in OURS)]
+    rows = []
     for title, report in reports.items():
-        task = report["task"]
-        scale, metric = (1, "mae") if task["target"] else (100, task["metric"])
-        tests = {(test["model"], test["other"], test["k"]): test for test in report["paired_tests"]}
+        task, tests = report["task"], by_pair(report)
+        scale, metric = unit(task), task["metric"]
         for k in task["k"]:
             means = {s["model"]: scale * s[f"{metric}_mean"] for s in report["summary"] if s["k"] == k}
             others = [name for name in means if not Contestant.parse(name).pretrained]
@@ -66,7 +64,18 @@ def overview(reports: dict[str, Report]) -> Iterator[str]:
             best = min(others, key=lambda name: means[name] if task["target"] else -means[name])
             said = [f"{means[name]:.1f}" if name in means else "–" for name in OURS]
             leads = [lead(tests, name, best, k, scale) for name in OURS]
-            yield row(title, str(k), *said, f"{Contestant.parse(best).title} {means[best]:.1f}", *leads)
+            rows.append([title, str(k), *said, f"{Contestant.parse(best).title} {means[best]:.1f}", *leads])
+    return markdown_lines(head, rows)
+
+
+def by_pair(report: Report) -> dict[tuple[str, str, int], Report]:
+    """A report's paired tests by model, other and k."""
+    return {(test["model"], test["other"], test["k"]): test for test in report["paired_tests"]}
+
+
+def unit(task: Report) -> float:
+    """Shares are shown in per cent, quantities in their own unit."""
+    return 1 if task["target"] else 100
 
 
 def lead(tests: dict[tuple[str, str, int], Report], mine: str, other: str, k: int, scale: float = 100) -> str:
@@ -80,16 +89,16 @@ def lead(tests: dict[tuple[str, str, int], Report], mine: str, other: str, k: in
     return f"{mean:+.1f} ± {half:.1f}" + (" ✓" if mean > half else " ✗" if mean < -half else "")
 
 
-def scenes_table(report: Report) -> Iterator[str]:
+def scenes_table(report: Report) -> list[str]:
     """Mean class accuracy of segmentation by regime and number of labelled scenes, mean ± interval over episodes."""
     records, classes = report["records"], report["classes"]
-    yield row("regime", "k", "mean class accuracy", *classes, "mean IoU")
-    yield "|" + "---|" * (4 + len(classes))
+    rows = []
     for regime, k in dict.fromkeys((r["regime"], r["k"]) for r in records):
         mine = [r for r in records if (r["regime"], r["k"]) == (regime, k)]
         means = [np.array([r[key] for r in mine]) for key in ("mean_class_accuracy", "mean_iou")]
         each = [np.array([r["per_class"][name] for r in mine]) for name in classes]
-        yield row(regime, str(k), *(spread(values) for values in (means[0], *each, means[1])))
+        rows.append([regime, str(k), *(spread(values) for values in (means[0], *each, means[1]))])
+    return markdown_lines(["regime", "k", "mean class accuracy", *classes, "mean IoU"], rows)
 
 
 def spread(values: Any) -> str:
@@ -98,20 +107,15 @@ def spread(values: Any) -> str:
     return f"{100 * values.mean():.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
-def sensing_table(report: Report) -> Iterator[str]:
+def sensing_table(report: Report) -> list[str]:
     """Accuracy over windows with its interval over recordings, by protocol and regime."""
-    yield row("tested on", "regime", "accuracy [95 % interval]", "recordings right")
-    yield "|---|---|---|---|"
     words = {"recording": "other recordings", "domain": "another chip"}
+    rows = []
     for found in report["summary"]:
         said = f"{100 * found['accuracy']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
         right = f"{100 * found['recordings_right']:.1f} % of {found['recordings']}"
-        yield row(words[found["protocol"]], found["regime"], said, right)
-
-
-def row(*cells: str) -> str:
-    """A line of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+        rows.append([words[found["protocol"]], found["regime"], said, right])
+    return markdown_lines(["tested on", "regime", "accuracy [95 % interval]", "recordings right"], rows)
 
 
 def main(args: Sequence[str] | None = None) -> None:

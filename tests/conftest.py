@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def threads() -> Iterator[Callable[[int], None]]:
     """Sets torch's number of threads for one test."""
     yield torch.set_num_threads
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Gives a TCP port of this machine on which nothing listens."""
+
+    def port() -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return int(free.getsockname()[1])
+
+    return port
 
 
 @pytest.fixture(scope="session")

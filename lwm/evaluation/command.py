@@ -50,10 +50,7 @@ def fewshot(
         LWMError: what the report itself refuses.
     """
     if is_own_data(data):
-        options = {"--config": config, "--k": k, "--episodes": episodes, "--models": models}
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise ConfigError(f"{', '.join(given)} for the folder of recordings {data}", "none of a task's options")
+        _refuse_task_options(data, {"--config": config, "--k": k, "--episodes": episodes, "--models": models})
         from lwm.evaluation.own_data import own_data
 
         reading = {"sample_rate": sample_rate, "datatype": datatype, "center_frequency": center_frequency}
@@ -71,6 +68,12 @@ def fewshot(
     from lwm.evaluation.fewshot import fewshot as sweep
 
     return sweep(config, _needed(model), data, out, k, episodes, models, seed, overwrite, resume)
+
+
+def _refuse_task_options(data: str, options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{', '.join(given)} for the folder of recordings {data}", "none of a task's options")
 
 
 def _needed(model: str | None) -> str:

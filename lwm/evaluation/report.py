@@ -1,6 +1,7 @@
 """What a few-shot sweep leaves behind: results.json, a table, pictures, and one page that holds them all."""
 
 import base64
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,11 +105,18 @@ def markdown_table(results: dict[str, Any]) -> str:
         "",
         " ".join(notes(results)),
         "",
-        *_markdown(*main_table(results)),
+        *markdown_lines(*main_table(results)),
     ]
     lines += [f"\n**{warning[0].upper()}{warning[1:]}.**" for warning in results["warnings"]]
     if task["episodes"] > 1:
-        lines += ["", "## Paired tests over episodes", "", tests_note(results), "", *_markdown(*test_table(results))]
+        lines += [
+            "",
+            "## Paired tests over episodes",
+            "",
+            tests_note(results),
+            "",
+            *markdown_lines(*test_table(results)),
+        ]
     tuned = [r["chosen"]["step"] for r in results["records"] if r["regime"] in FAMILIES["tuned"]]
     if tuned:
         better = sum(step > 0 for step in tuned)
@@ -249,7 +257,8 @@ def _span(grid: tuple[float, ...]) -> str:
     return f"{min(grid):g} to {max(grid):g}"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
 

@@ -57,12 +57,8 @@ class HeadedModel(nn.Module):
     def tokens(self, x: Tensor) -> Tensor | list[Tensor]:
         """What the head reads of dB pictures ``[B, C, F, T]``: tokens with prefix tokens, a list of several layers."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if self._lean.applies(x):
-                found = self._lean(x)
-                return found[0] if self.layers is None else found
-            if self.layers is None:
-                return self.encoder.forward_features(x)
-            return self.encoder.forward_intermediates(x, list(self.layers))
+            found = self._lean.tokens(x)
+            return found[0] if self.layers is None else found
 
     def forward(self, x: Tensor) -> Any:
         """The head's output for dB pictures ``[B, C, F, T]``."""

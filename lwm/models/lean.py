@@ -1,8 +1,8 @@
-"""Tokens of an encoder that is trained or asked with a head, at the cost of a pretraining step.
+"""Tokens of an encoder that is trained or asked with a head, computed as a pretraining step is.
 
-Autocast on a CPU casts every weight at every use and leaves much of an encoder in float32. Where it is on, the encoder
-is called as pretraining calls it instead: each weight cast once, a part of the batch in each thread
-(:mod:`lwm.models.cores`). The head, which is small and likes its statistics exact, stays under autocast.
+Under autocast on a CPU the encoder is called as pretraining calls it: in autocast's type throughout, each weight cast
+once, a part of the batch in each thread (:mod:`lwm.models.cores`); it is the threads that save time. The head, which is
+small and likes its statistics exact, stays under autocast.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,11 @@ class LeanTokens:
     """
 
     def __init__(self, encoder: nn.Module, layers: Sequence[int] | None) -> None:
-        self._cores = Cores(_Tokens(encoder, layers))
+        self._cores = Cores(EncoderTokens(encoder, layers))
+
+    def tokens(self, x: Tensor) -> list[Tensor]:
+        """Tokens of dB pictures, a tensor a layer: as below where that applies, else as the encoder gives them."""
+        return self(x) if self.applies(x) else list(self._cores.module(x))
 
     def applies(self, x: Tensor) -> bool:
         """Whether autocast is on, on a CPU, for an encoder that can be called so.
@@ -46,12 +50,20 @@ class LeanTokens:
         return [torch.cat(found).float() for found in zip(*parts, strict=True)]
 
 
-class _Tokens(nn.Module):
+class EncoderTokens(nn.Module):
+    """An encoder whose call gives tokens, for :func:`lwm.models.precision.call_in` and :class:`lwm.models.cores.Cores`.
+
+    Args:
+        encoder: any encoder of the contract.
+        layers: as of :class:`LeanTokens`.
+    """
+
     def __init__(self, encoder: Any, layers: Sequence[int] | None) -> None:
         super().__init__()
         self.encoder, self.layers = encoder, layers
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Tokens ``[B, P + L, D]`` of dB pictures ``[B, C, F, T]``, of each layer."""
         if self.layers is None:
             return (self.encoder.forward_features(x),)
         return tuple(self.encoder.forward_intermediates(x, list(self.layers)))

@@ -10,6 +10,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from lwm.errors import ConfigError, DatasetError
 from lwm.models.encoder import SpectrogramEncoder
+from lwm.models.lean import EncoderTokens
 from lwm.models.mae import MaskedAutoencoder, MaskedConfig
 from lwm.models.masking import MaskKind, generator_for
 from lwm.models.sizes import encoder_size
@@ -181,7 +182,8 @@ class MaskedModeling(Task):
             wanted = self.mae.target_of(self.target_picture(batch))
         else:
             with torch.no_grad():
-                tokens = self.compute(_Tokens(self.teacher.encoder), batch["spectrogram"])
+                teacher = EncoderTokens(self.teacher.encoder, None)
+                (tokens,) = self.compute(teacher, batch["spectrogram"].float())
             wanted = latent_target(tokens, encoder.num_prefix_tokens)
             # A patch's features count as far as the patch is real.
             weight = weight.mean(-1, keepdim=True)
@@ -336,15 +338,3 @@ class MaskedModeling(Task):
     def _pair_codes(self, size: int) -> Tensor:
         """Codes of ``[first views, second views]``: equal for the two of a pair, different between processes."""
         return (torch.arange(size, device=self.device) + size * rank()).repeat(2)
-
-
-class _Tokens(nn.Module):
-    """An encoder whose call gives tokens, for :func:`lwm.models.precision.call_in`."""
-
-    def __init__(self, encoder: SpectrogramEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        """See :meth:`SpectrogramEncoder.forward_features`."""
-        return self.encoder.forward_features(x.float())

@@ -48,10 +48,8 @@ class FineTuned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The head's output ``[B, outputs]`` of dB pictures ``[B, C, F, T]``."""
-        if self._lean.applies(x):
-            encoder: Any = self.encoder
-            return self.head(self._lean(x)[0][:, encoder.num_prefix_tokens :])
-        return self.head(layer_tokens(self.encoder, x, self.layer)[0])
+        encoder: Any = self.encoder
+        return self.head(self._lean.tokens(x)[0][:, encoder.num_prefix_tokens :])
 
 
 class HeadOnly(nn.Module):

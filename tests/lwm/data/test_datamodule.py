@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -303,12 +303,9 @@ with open(f"{out}/{trainer.global_rank}.json", "w") as file:
 """
 
 
-def test_two_processes_get_disjoint_equal_parts(tmp_path: Path) -> None:
+def test_two_processes_get_disjoint_equal_parts(tmp_path: Path, free_port: Callable[[], int]) -> None:
     data = _make(tmp_path / "set", 90, ["lte", "nr"], 0, split=["train"] * 84 + ["validation"] * 6)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
     processes = [
         subprocess.Popen(

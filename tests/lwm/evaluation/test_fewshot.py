@@ -226,7 +226,7 @@ def test_bad_input_is_named(
     columns: dict[str, list[str]],
 ) -> None:  # fmt: skip
     out = str(tmp_path / "out")
-    with pytest.raises(DatasetError, match="ask for a smaller k"):
+    with pytest.raises(DatasetError, match=r"ask for a smaller k \(--k\), or generate more samples"):
         fewshot(task_file(), str(model), str(data), out, k=[40])
     with pytest.raises(ConfigError, match=r"no key kk; expected keys among \['name', 'labels'"):
         fewshot(task_file("kk: 3\n"), str(model), str(data), out)

@@ -1,8 +1,8 @@
 """Instruction tuning on two gloo processes, replicated and fully sharded, against one that takes the same batches."""
 
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {"technology": ["alpha", "beta"] * 10, "link": ["downlink"] * 20}
     write_dataset(root / "data", picture, recipe_named("small"), labels, split=split)
     save_pretrained(build_encoder("tiny", recipe_named("small"), seed=0), root / "tower")
-    run(root, "one", 1)
+    run(root, "one", 1, "")
     return root
 
 
-def run(root: Path, kind: str, world: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+def run(root: Path, kind: str, world: int, port: str) -> None:
     here = [sys.executable, "-c", FIT, kind]
     children = [subprocess.Popen([*here, str(rank), port], cwd=root) for rank in range(world)]
     try:
@@ -73,8 +70,8 @@ def weights(root: Path, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "sharded"])
-def test_two_processes_are_one_with_twice_the_batches(folder: Path, kind: str) -> None:
-    run(folder, kind, 2)
+def test_two_processes_are_one_with_twice_the_batches(folder: Path, kind: str, free_port: Callable[[], int]) -> None:
+    run(folder, kind, 2, str(free_port()))
     one, two = weights(folder, "one"), weights(folder, kind)
     assert one.keys() == two.keys()
     assert all(name.startswith(("model.adapter.", "model.llm.")) for name in one)  # the frozen tower stays out of it

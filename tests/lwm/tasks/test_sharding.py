@@ -1,8 +1,8 @@
 """Fully sharded training on two gloo processes against one process: loss, gradients, an AdamW step, a Lightning run."""
 
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -110,10 +110,8 @@ os._exit(0)
 """
 
 
-def test_lightning_run_in_shards_gives_a_whole_checkpoint(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+def test_lightning_run_in_shards_gives_a_whole_checkpoint(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port = str(free_port())
     # Lightning has threads of its own by the time it is imported: not forked, but started twice.
     here = [sys.executable, "-c", FIT, str(Path(__file__).parent)]
     children = [subprocess.Popen([*here, str(rank), port], cwd=tmp_path) for rank in (0, 1)]
