@@ -12,6 +12,7 @@ from lwm.errors import ConfigError, ModelError
 from lwm.models.encoder import SpectrogramEncoder
 from lwm.models.head import TokenShape
 from lwm.models.positions import resample_positions
+from lwm.models.stem import share_channels
 
 
 class ActivityHead(PooledClassifier):
@@ -78,10 +79,8 @@ def adapt_encoder(encoder: nn.Module, recipe: Any, statistics: tuple[float, floa
     twin = SpectrogramEncoder(replace(encoder.config), recipe, mean, std)
     weights = {name: value.detach().clone() for name, value in encoder.state_dict().items()}
     weights |= {name: twin.state_dict()[name] for name in ("mean", "std")}
-    channels, patch = (encoder.in_chans, twin.in_chans), encoder.config.patch
-    if channels[0] != channels[1]:
-        matrix = weights["patch_embed.weight"].unflatten(1, (channels[0], patch * patch)).sum(1, keepdim=True)
-        weights["patch_embed.weight"] = (matrix.expand(-1, channels[1], -1) / channels[1]).flatten(1)
+    if encoder.in_chans != twin.in_chans:
+        share_channels(weights, encoder.in_chans, twin.in_chans)
     if isinstance(encoder.positions, nn.Parameter):
         weights["positions"] = resample_positions(weights["positions"], encoder.grid_size, twin.grid_size)
     twin.load_state_dict(weights, strict=True)

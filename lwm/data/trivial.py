@@ -24,6 +24,10 @@ FAMILIES = {"level": slice(0, 1), "occupied bandwidth": slice(1, 2), "guard band
 """Columns of :func:`trivial_features` by what they measure."""
 
 
+LEVELS = 16
+"""Quantiles of each kind of difference between neighbours."""
+
+
 def trivial_features(pictures: Tensor, valid: Tensor, recipe: Recipe) -> NDArray[np.float32]:
     """Level, occupied bandwidth, guard band and histogram of each picture, over its valid columns.
 
@@ -57,3 +61,37 @@ def trivial_features(pictures: Tensor, valid: Tensor, recipe: Recipe) -> NDArray
     place = ((grey - low) / (high - low) * BINS).long().clamp(0, BINS - 1)
     counts = torch.zeros(len(grey), BINS).scatter_add_(1, place.flatten(1), inside.flatten(1).float())
     return torch.cat([torch.stack([level, occupied, guard], 1), counts / cells[:, None]], dim=1).numpy()
+
+
+def local_features(pictures: Tensor, valid: Tensor, recipe: Recipe) -> NDArray[np.float32]:
+    """:func:`trivial_features` and how much neighbouring cells differ: a stronger yardstick that still learns nothing.
+
+    Args:
+        pictures: dB ``[B, C, F, T]``; the channels of a colour map are averaged.
+        valid: bool ``[B, T]``.
+        recipe: what made the pictures.
+
+    Returns:
+        float32 ``[B, 3 + BINS + 4 * LEVELS]``: the trivial features, then quantiles over the picture of mean and
+        standard deviation of each square of 2 x 2 cells and of the steps from cell to cell along either axis, in dB.
+    """
+    grey = pictures.float().mean(1)
+    real = valid[:, None, :] if recipe.axes == "frequency-time" else valid[:, :, None]
+    real = real.expand_as(grey)
+    rows, columns = (side // 2 * 2 for side in grey.shape[1:])
+    squares, whole = (x[:, :rows, :columns].unfold(1, 2, 2).unfold(2, 2, 2).flatten(3) for x in (grey, real))
+    maps = [(squares.mean(-1), whole.all(-1)), (squares.std(-1), whole.all(-1))]
+    for axis in (1, 2):
+        count = grey.shape[axis]
+        step = grey.narrow(axis, 1, count - 1) - grey.narrow(axis, 0, count - 1)
+        maps.append((step.abs(), real.narrow(axis, 1, count - 1) & real.narrow(axis, 0, count - 1)))
+    found = [_quantiles(values.flatten(1), counted.flatten(1)) for values, counted in maps]
+    return np.concatenate([trivial_features(pictures, valid, recipe), *(q.numpy() for q in found)], axis=1)
+
+
+def _quantiles(values: Tensor, counted: Tensor) -> Tensor:
+    """Quantiles ``[B, LEVELS]`` of what counts in each row of ``values [B, N]``; zeros where nothing does."""
+    count = counted.sum(1, keepdim=True)
+    ordered = values.masked_fill(~counted, torch.inf).sort(1).values
+    place = (torch.arange(LEVELS) + 0.5) / LEVELS * (count - 1).clamp(min=0)
+    return ordered.gather(1, place.round().long()).masked_fill(count == 0, 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lwm.console import progress
 from lwm.data.dataset import SpectrogramDataset
-from lwm.data.trivial import trivial_features
+from lwm.data.trivial import local_features, trivial_features
 from lwm.evaluation.episodes import Episode, Samples, content_key
 from lwm.evaluation.features import frozen_features, layer_tokens, random_twin
 from lwm.evaluation.metrics import Codes
@@ -140,9 +140,14 @@ class Contest:
         """Trivial statistics, as the only layer."""
         return [trivial_features(self.bench.pictures, self.bench.valid, self.bench.recipe)]
 
+    @cached_property
+    def local(self) -> list[Features]:
+        """Trivial and local statistics, as the only layer."""
+        return [local_features(self.bench.pictures, self.bench.valid, self.bench.recipe)]
+
     def features(self, model: str) -> list[Features]:
-        """Features by layer of the model ``encoder``, ``random`` or ``trivial``."""
-        return {"encoder": lambda: self.frozen, "random": lambda: self.random, "trivial": lambda: self.trivial}[model]()
+        """Features by layer of the model ``encoder``, ``random``, ``trivial`` or ``local``."""
+        return getattr(self, "frozen" if model == "encoder" else model)
 
     def run(self, name: str, episode: Episode) -> dict[str, Any]:
         """One contestant on one episode: its scores and what was chosen on the validation part, JSON-able."""

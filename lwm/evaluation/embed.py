@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from torch import Tensor
 
 from lwm import __version__
 from lwm.console import progress, say
@@ -25,6 +26,7 @@ from lwm.evaluation.embed_rows import DatasetRows, RecordingRows, Rows, ahead
 from lwm.evaluation.embed_store import PartialRows
 from lwm.evaluation.features import require_encoder
 from lwm.hub import from_pretrained, weights_sha256
+from lwm.models.cores import in_parts
 from lwm.models.pooling import Pooling, pool, pooled_features
 from lwm.output import atomic_file, require_empty
 from lwm.signal.csi_recipe import CsiRecipe
@@ -157,13 +159,17 @@ def _embed(encoder: Any, rows: Rows, partial: PartialRows, batch_size: int) -> N
     """Embed what is not done, batch by batch; the next is read meanwhile."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = encoder.to(device).eval()
+
+    def pooled(part: Tensor) -> list[Tensor]:
+        tokens = encoder.forward_features(part)[:, encoder.num_prefix_tokens :]
+        return [pool(tokens, encoder.grid_size, POOLING).float()]
+
     try:
         with progress("embed", rows.count, "samples", partial.done) as bar:
             for batch in ahead(rows.batches(partial.done, batch_size), pin=device.type == "cuda"):
                 # Half the bytes travel to the device: nothing finer is stored.
-                tokens = encoder.forward_features(batch.pictures.to(device, non_blocking=True).float())
-                vectors = pool(tokens[:, encoder.num_prefix_tokens :], encoder.grid_size, POOLING)
-                partial.append(np.asarray(vectors.float().cpu().numpy()), batch.facts)
+                (vectors,) = in_parts(pooled, batch.pictures.to(device, non_blocking=True).float(), encoder)
+                partial.append(np.asarray(vectors.cpu().numpy()), batch.facts)
                 bar.update(len(batch.pictures))
     finally:
         if not partial.done:

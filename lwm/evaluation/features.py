@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lwm.errors import ModelError
 from lwm.evaluation.probe import Features
+from lwm.models.cores import in_parts
 from lwm.models.pooling import pool
 
 _CONTRACT = ("forward_features", "forward_intermediates", "num_features", "num_prefix_tokens", "grid_size", "recipe")
@@ -47,11 +48,15 @@ def frozen_features(
     encoder.eval()
     device = next(encoder.parameters()).device
     layers: list[list[Tensor]] = []
+
+    def pooled(part: Tensor) -> list[Tensor]:
+        return [pool(tokens, encoder.grid_size, "mean_spread").float() for tokens in layer_tokens(encoder, part)]
+
     for batch in pictures.split(batch_size):
-        found = layer_tokens(encoder, batch.to(device))
+        found = in_parts(pooled, batch.to(device), encoder)
         layers = layers or [[] for _ in found]
-        for kept, tokens in zip(layers, found, strict=True):
-            kept.append(pool(tokens, encoder.grid_size, "mean_spread").float().cpu())
+        for kept, features in zip(layers, found, strict=True):
+            kept.append(features.cpu())
         if tick is not None:
             tick(len(batch))
     return [np.asarray(torch.cat(kept).numpy()) for kept in layers]

@@ -24,6 +24,7 @@ _COLOURS = {
     "cnn": "#009e73",
     "resnet18": "#cc79a7",
     "trivial": "#7f7f7f",
+    "local": "#b0b0b0",
 }
 """Of contestants that most tables have; others take what matplotlib's ``tab20`` gives them."""
 

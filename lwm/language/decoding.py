@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from lwm.errors import ConfigError
+from lwm.models.cores import one_thread
+
+SHARED_WORK = 3e7
+"""Weights times rows of a step below which threads wait for each other longer than they work."""
 
 
 class Processor(Protocol):
@@ -80,6 +84,12 @@ def decode(llm: Any, embedded: Tensor, mask: Tensor, how: Decoding) -> Decoded:
     Returns:
         The tokens of each row.
     """
+    size = sum(weight.numel() for weight in llm.parameters())
+    with one_thread(mask.device.type == "cpu" and size * len(mask) < SHARED_WORK):
+        return _decode(llm, embedded, mask, how)
+
+
+def _decode(llm: Any, embedded: Tensor, mask: Tensor, how: Decoding) -> Decoded:
     ends = torch.tensor(sorted(how.end_ids), device=mask.device)
     batch = len(mask)
     made = mask.new_zeros(batch, 0)

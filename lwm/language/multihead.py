@@ -14,6 +14,7 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.errors import ConfigError, DatasetError
 from lwm.language.answerers import Replies
 from lwm.language.questions import PROSE, Question, questions_about
+from lwm.models.cores import in_parts
 from lwm.models.pooling import pool, pooled_features
 from lwm.seeding import rng_for
 from lwm.tasks.schedule import adamw_cosine
@@ -89,9 +90,13 @@ class MultiHeadViT(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Pooled tokens ``[B, P]`` of dB pictures ``[B, C, F, T]``, without gradient where the encoder is frozen."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            tokens = self.encoder.forward_features(x)[:, self.encoder.num_prefix_tokens :]
-            return pool(tokens, self.encoder.grid_size)
+        if torch.is_grad_enabled() and not self.frozen:
+            return self._pooled(x)
+        return in_parts(lambda part: [self._pooled(part)], x, self.encoder)[0]
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        tokens = self.encoder.forward_features(x)[:, self.encoder.num_prefix_tokens :]
+        return pool(tokens, self.encoder.grid_size)
 
     def forward(self, features: Tensor, rates: Tensor) -> dict[str, Tensor]:
         """Logits ``[B, answers]`` by kind of :meth:`features` and sample rates ``[B]`` in Hz."""

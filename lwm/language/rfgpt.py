@@ -20,6 +20,7 @@ from lwm.language.chat import Chat, Turns, chat_from_config
 from lwm.language.decoding import Decoding, Processor, Streamer, decode
 from lwm.language.llm import Loaded, build_llm, is_pretrained, llm_config, load_llm
 from lwm.language.merge import Merge, RFMerge
+from lwm.models.cores import in_parts
 from lwm.models.lora import add_lora, lora_options, merge_lora
 from lwm.registry import load
 from lwm.signal.recipe import Recipe
@@ -130,12 +131,16 @@ class RFGPT(nn.Module):
 
         No gradient is kept unless :attr:`tower_trains`.
         """
-        with torch.set_grad_enabled(self.tower_trains and torch.is_grad_enabled()):
-            if self.layer is None:
-                tokens = self.tower.forward_features(x)[:, self.tower.num_prefix_tokens :]
-            else:
-                tokens = self.tower.forward_intermediates(x, [self.layer])[-1]
-            return self.merge(tokens)
+        if self.tower_trains and torch.is_grad_enabled():
+            return self._merged(x)
+        return in_parts(lambda part: [self._merged(part)], x, self.tower)[0]
+
+    def _merged(self, x: Tensor) -> Tensor:
+        if self.layer is None:
+            tokens = self.tower.forward_features(x)[:, self.tower.num_prefix_tokens :]
+        else:
+            tokens = self.tower.forward_intermediates(x, [self.layer])[-1]
+        return self.merge(tokens)
 
     def embed(self, rf: Tensor, input_ids: Tensor) -> Tensor:
         """Embedded conversations ``[B, S, width]``.

@@ -14,6 +14,7 @@ from lwm.models.attention import SelfAttention
 from lwm.models.pooling import pool, pooled_features
 from lwm.models.positions import resample_positions, sinusoidal_positions
 from lwm.models.sizes import EncoderConfig, encoder_size
+from lwm.models.stem import PatchPyramid
 from lwm.signal.recipe import Recipe
 
 
@@ -70,7 +71,11 @@ class SpectrogramEncoder(nn.Module):
         self.grad_checkpointing = False
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.register_buffer("std", torch.tensor(float(std)))
-        self.patch_embed = nn.Linear(self.in_chans * config.patch**2, config.width)
+        self.patch_embed: nn.Module = (
+            PatchPyramid(self.in_chans, config.patch, config.width)
+            if config.stem == "pyramid"
+            else nn.Linear(self.in_chans * config.patch**2, config.width)
+        )
         length = self.grid_size[0] * self.grid_size[1]
         if config.position == "learned":
             self.positions = nn.Parameter(torch.empty(length, config.width))
@@ -199,7 +204,7 @@ class SpectrogramEncoder(nn.Module):
         return self.patch_embed(gather_tokens(patches, keep_index)) + positions[keep_index]
 
     def _cast(self, x: Tensor) -> Tensor:
-        return x.to(self.patch_embed.weight.dtype)
+        return x.to(self.norm.weight.dtype)
 
     def _with_prefix(self, tokens: Tensor) -> Tensor:
         if not self.num_prefix_tokens:

@@ -30,6 +30,7 @@ class EncoderConfig:
         pooling: what :meth:`SpectrogramEncoder.forward_head` gives.
         cls_token: a learned token before the patches', as MAE and ImageNet ViTs have it.
         registers: further learned tokens before the patches' (Darcet et al. 2024), scratch space for attention.
+        stem: how a patch becomes a token: one linear layer, or :class:`~lwm.models.stem.PatchPyramid`.
     """
 
     name: str = ""
@@ -42,9 +43,12 @@ class EncoderConfig:
     pooling: Pooling = "mean_spread"
     cls_token: bool = False
     registers: int = 0
+    stem: Literal["linear", "pyramid"] = "linear"
 
     def __post_init__(self) -> None:
         _require_shape("encoder", self.width, self.depth, self.heads)
+        if self.stem not in ("linear", "pyramid"):
+            raise ConfigError(f"encoder with stem {self.stem!r}", "linear or pyramid")
         if self.patch < 1 or self.registers < 0:
             raise ConfigError(
                 f"encoder with patch {self.patch} and {self.registers} registers", "patch >= 1 and registers >= 0"

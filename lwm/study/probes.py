@@ -17,6 +17,7 @@ from lwm.evaluation.metrics import Codes, macro_f1
 from lwm.evaluation.probe import Features, fit_layers
 from lwm.evaluation.regimes.strata import label_texts
 from lwm.evaluation.task import FewShotTask
+from lwm.models.cores import in_parts
 from lwm.models.pooling import pool
 from lwm.seeding import rng_for
 from lwm.tasks.occupancy import DEVIATIONS
@@ -144,8 +145,12 @@ def frozen_layers(encoder: Any, pictures: Pictures, batch_size: int = 64) -> tup
     chosen = _some(encoder.depth)
     pooled: list[list[Tensor]] = [[] for _ in chosen]
     patches: list[list[Tensor]] = [[] for _ in chosen]
+
+    def after_blocks(part: Tensor) -> list[Tensor]:
+        return encoder.forward_intermediates(part, chosen)
+
     for start in range(0, len(places), batch_size):
-        found = encoder.forward_intermediates(pictures.db[start : start + batch_size], chosen)
+        found = in_parts(after_blocks, pictures.db[start : start + batch_size], encoder)
         index = places[start : start + batch_size, :, None]
         for number, whole in enumerate(found):
             tokens = whole[:, encoder.num_prefix_tokens :].float()

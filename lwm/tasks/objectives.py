@@ -98,6 +98,6 @@ def build_model(
     """
     named = size_named(size)
     changes: dict[str, Any] = {"name": name, "cls_token": shape.cls_token, "registers": shape.registers}
-    given = {key: value for key in ("patch", "position") if (value := getattr(shape, key)) is not None}
+    given = {key: value for key in ("patch", "position", "stem") if (value := getattr(shape, key)) is not None}
     encoder = SpectrogramEncoder(replace(named.encoder, **(changes | given)), recipe, mean, std)
     return MaskedAutoencoder(encoder, replace(named.decoder, attention=shape.decoder), config)

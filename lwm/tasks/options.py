@@ -130,6 +130,7 @@ class Shape:
         position: fixed sines or a learned table.
         cls_token: a learned token before the patches'.
         registers: further learned tokens.
+        stem: one linear layer a patch, or a pyramid of them.
         decoder: attention of the decoder: among all tokens, or from hidden to visible ones only (CrossMAE).
     """
 
@@ -137,6 +138,7 @@ class Shape:
     position: Literal["sinusoidal", "learned"] | None = None
     cls_token: bool = False
     registers: int = 0
+    stem: Literal["linear", "pyramid"] | None = None
     decoder: Literal["self", "cross"] = "self"
 
 

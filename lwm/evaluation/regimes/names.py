@@ -31,6 +31,7 @@ _OF_MODEL = {
     "encoder": REGIMES,
     "random": REGIMES[:-1],
     "trivial": ("frozen", "knn"),
+    "local": ("frozen", "knn"),
     **dict.fromkeys(NETWORKS, ("scratch",)),
 }
 """Regimes that a model can be in, the one it is in where none is said first."""
@@ -41,6 +42,7 @@ _MODEL_TITLES = {
     "encoder": "encoder",
     "random": "encoder, random weights",
     "trivial": "trivial statistics",
+    "local": "trivial and local statistics",
     "cnn": "small CNN",
     "deep_cnn": "deep CNN",
     "resnet18": "ResNet-18",
@@ -112,7 +114,7 @@ class Contestant:
     def title(self) -> str:
         """Name in tables and pictures; a head is named where the contestant's name does."""
         said = _MODEL_TITLES[self.model]
-        if self.model in NETWORKS or (self.model in ("random", "trivial") and self.regime == "frozen"):
+        if self.model in NETWORKS or (self.model in ("random", "trivial", "local") and self.regime == "frozen"):
             return said
         if (self.model, self.regime) == ("encoder", "scratch"):
             said = "same ViT"

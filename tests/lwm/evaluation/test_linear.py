@@ -1,5 +1,6 @@
 """Metrics, the logistic regression and the trivial yardstick."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.metrics import f1_score
 
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.shard import write_dataset
-from lwm.data.trivial import BINS, trivial_features
+from lwm.data.trivial import BINS, LEVELS, local_features, trivial_features
 from lwm.errors import DatasetError
 from lwm.evaluation import probe as probe_module
 from lwm.evaluation.metrics import macro_f1, scores
@@ -76,6 +77,27 @@ def test_trivial_features_by_hand(small_recipe: Recipe) -> None:
     assert len(histogram) == BINS
     assert histogram[0] == pytest.approx(24 / 32)
     assert histogram[7] == pytest.approx(8 / 32)
+
+
+def test_local_features_by_hand(small_recipe: Recipe) -> None:
+    picture = torch.full((2, 1, 32, 32), -40.0)
+    picture[0, 0, 1::2, ::2] = -10.0  # one cell of four in each square
+    valid = torch.ones(2, 32, dtype=torch.bool)
+    valid[:, 17:] = False
+    picture[:, :, :, 17:] = 35.0  # padding must not count, nor the square that it is half of
+    found = local_features(picture, valid, small_recipe)
+    assert np.array_equal(found[:, : 3 + BINS], trivial_features(picture, valid, small_recipe))
+    mean, spread, by_frequency, by_time = found[0, 3 + BINS :].reshape(4, LEVELS)
+    assert np.allclose(mean, -32.5)
+    assert np.allclose(spread, 15.0)  # standard deviation of one of four 30 dB above the rest
+    # Steps of 30 dB in the even columns, nine of seventeen, and none in the others.
+    assert np.array_equal(np.unique(by_frequency), [0.0, 30.0])
+    assert (by_frequency > 0).mean() == pytest.approx(9 / 17, abs=1 / LEVELS)
+    assert np.allclose(by_time, [0.0] * 8 + [30.0] * 8)
+    assert np.allclose(found[1, 3 + BINS + LEVELS :], 0.0)
+    rows_and_columns = replace(small_recipe, axes="time-frequency")
+    turned = local_features(picture.transpose(2, 3), valid, rows_and_columns)[:, 3 + BINS :].reshape(2, 4, LEVELS)
+    assert np.allclose(turned[:, [0, 1, 3, 2]], found[:, 3 + BINS :].reshape(2, 4, LEVELS))
 
 
 def planted(root: Path, recipe: Recipe, level: tuple[float, float], seed: int) -> SpectrogramDataset:

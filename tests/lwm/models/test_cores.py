@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lwm.models.cores import Cores, cores_for, whole_batches
+from lwm.models.cores import CACHE_ROWS, Cores, cores_for, in_parts, one_thread, whole_batches
 from lwm.models.encoder import build_encoder
 from lwm.models.mae import MaskedAutoencoder, MaskedConfig
 from lwm.models.sizes import DecoderConfig
@@ -129,3 +129,37 @@ def test_parts_follow_threads_and_rows() -> None:
         assert cores_for(32) == 1
     torch.set_num_threads(1)
     assert cores_for(32) == 1
+
+
+def test_frozen_parts_are_the_whole_batch_without_gradient() -> None:
+    encoder = build_encoder("tiny", recipe_named("small"), mean=-10.0, std=15.0, seed=0).eval()
+    x, sizes = torch.randn(2 * CACHE_ROWS + 3, 1, 64, 64) * 15 - 10, []
+
+    def run(part: Tensor) -> list[Tensor]:
+        sizes.append(len(part))
+        return [encoder(part), part.mean((1, 2, 3))]
+
+    features, level = in_parts(run, x, encoder)
+    assert sum(sizes) == len(x)
+    assert max(sizes) <= CACHE_ROWS
+    assert not features.requires_grad
+    torch.testing.assert_close(features, encoder(x))
+    torch.testing.assert_close(level, x.mean((1, 2, 3)))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        (low,) = in_parts(lambda part: [encoder.forward_features(part)], x, encoder)
+        assert low.is_inference()
+        torch.testing.assert_close(low, encoder.forward_features(x), atol=0.05, rtol=0.05)
+    # What is compiled was compiled for whole batches.
+    encoder._compiled_call_impl = encoder._call_impl
+    sizes.clear()
+    in_parts(run, x, encoder)
+    assert sizes == [len(x)]
+
+
+def test_one_thread_is_given_back() -> None:
+    with one_thread(False):
+        assert torch.get_num_threads() == 2
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 2
