@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ GENERAL = (
 _GENERAL_TOKENS = 48
 _FROM_SCRATCH = [{"share": 1, "adapter": 2e-3}, {"share": 19, "adapter": 1e-3, "llm": 2e-3, "tower": 1e-3}]
 """The stages of rfgpt/tiny with a rate for the tower."""
+_ALONG = [{"share": 1, "adapter": 2e-3}, {"share": 19, "adapter": 1e-3, "llm": 2e-3, "tower": 2e-4}]
+"""The same for a tower that knows something already."""
 _HIDDEN = 256
 
 
@@ -43,7 +45,12 @@ def default_stages(smollm: str | None = None) -> list[Stage]:
         ),
         Stage("rfgpt", "rfgpt-tiny, pretrained MoE tower, frozen", partial(_rfgpt, tower=_pretrained)),
         Stage("rfgpt-random", "rfgpt-tiny, random tower, frozen", partial(_rfgpt, tower=random_tower)),
-        Stage("rfgpt-scratch", "rfgpt-tiny, tower from scratch", partial(_rfgpt, tower=random_tower, trains=True)),
+        Stage(
+            "rfgpt-scratch", "rfgpt-tiny, tower from scratch", partial(_rfgpt, tower=random_tower, rates=_FROM_SCRATCH)
+        ),
+        Stage(
+            "rfgpt-along", "rfgpt-tiny, pretrained MoE tower, tuned", partial(_rfgpt, tower=_pretrained, rates=_ALONG)
+        ),
     ]
     if smollm is not None:
         stages += [
@@ -115,10 +122,15 @@ def _multihead(setting: Setting, folder: Path, tower: Callable[[Setting], Path],
     return Contestant(MultiHeadAnswerer(model), tuple(targets.answers), more=more | _trained(model))
 
 
-def _rfgpt(setting: Setting, folder: Path, tower: Callable[[Setting], Path], trains: bool = False) -> Contestant:
+def _rfgpt(
+    setting: Setting,
+    folder: Path,
+    tower: Callable[[Setting], Path],
+    rates: Sequence[Mapping[str, float]] | None = None,
+) -> Contestant:
     limits = setting.limits
     words = ["--model.init_args.llm", limits.llm, "--data.init_args.batch_size", str(limits.batch_size)]
-    words += ["--model.init_args.stages", json.dumps(_FROM_SCRATCH)] if trains else []
+    words += [] if rates is None else ["--model.init_args.stages", json.dumps(rates)]
     model = _fit(setting, folder, "rfgpt/tiny", tower(setting), (limits.captures, limits.epochs), words)
     more = {"rf_tokens": model.rf_tokens, "captures_trained": len(setting.samples(limits.captures))}
     return Contestant(RFGPTAnswerer(model), reads=True, more=_trained(model) | more)
