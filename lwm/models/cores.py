@@ -50,7 +50,10 @@ def cores_for(rows: int) -> int:
 
 @contextmanager
 def one_thread(when: bool = True) -> Iterator[None]:
-    """Torch's operators are not shared among threads meanwhile, as far as the calling thread starts them."""
+    """Torch's operators are not shared among threads meanwhile, as far as the calling thread starts them.
+
+    A thread that uses torch for the first time meanwhile keeps one thread, too.
+    """
     kept = torch.get_num_threads()
     if when:
         torch.set_num_threads(1)
@@ -67,7 +70,7 @@ def in_parts(run: Callable[[Tensor], Sequence[Tensor]], x: Tensor, model: nn.Mod
 
     Args:
         run: of pictures ``[n, ...]``, tensors with as many rows; it changes nothing.
-        x: pictures ``[B, ...]``, B >= 1.
+        x: pictures ``[B, ...]``.
         model: what ``run`` calls; whole batches go to one that is compiled or fetches weights as it needs them.
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -84,7 +87,7 @@ def in_parts(run: Callable[[Tensor], Sequence[Tensor]], x: Tensor, model: nn.Mod
             return run(part)
 
     threads = cores_for(len(x))
-    parts = x.split(min(CACHE_ROWS, -(-len(x) // threads)))
+    parts = x.split(max(1, min(CACHE_ROWS, -(-len(x) // threads))))
     found = [still(part) for part in parts] if threads == 1 else list(core_pool(threads).map(still, parts))
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
