@@ -109,7 +109,7 @@ def markdown_table(results: dict[str, Any]) -> str:
         *markdown_lines(*main_table(results)),
     ]
     lines += [f"\n**{warning[0].upper()}{warning[1:]}.**" for warning in results["warnings"]]
-    if task["episodes"] > 1:
+    if tested(results):
         lines += [
             "",
             "## Paired tests over episodes",
@@ -145,8 +145,7 @@ def page(results: dict[str, Any], folder: Path) -> str:
     template = Environment(autoescape=True, trim_blocks=True).from_string(
         (files("lwm.evaluation") / PAGE).read_text(encoding="utf-8")
     )
-    several = results["task"]["episodes"] > 1
-    tables = [("Paired tests over episodes", tests_note(results), *test_table(results))] if several else []
+    tables = [("Paired tests over episodes", tests_note(results), *test_table(results))] if tested(results) else []
     return template.render(
         results=results, metric=metric_words(results["task"]), notes=notes(results), pictures=pictures,
         tables=[("", "", *main_table(results)), *tables],
@@ -164,6 +163,11 @@ def main_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         regime = f"{one['regime']} ({one['head']})" if one["head"] else one["regime"]
         rows.append([Contestant.parse(name).title, regime, _seen(one), *cells])
     return head, rows
+
+
+def tested(results: dict[str, Any]) -> bool:
+    """Whether there are two models and two episodes to compare."""
+    return results["task"]["episodes"] > 1 and bool(results["paired_tests"])
 
 
 def test_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -190,7 +194,7 @@ def test_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def tests_note(results: dict[str, Any]) -> str:
     """What the paired tests are, and what they can and cannot find."""
-    least = results["paired_tests"][0]["least_p"] if results["paired_tests"] else 1.0
+    least = results["paired_tests"][0]["least_p"]
     return (
         "Both models of a row learn from the same samples in each episode. Sign flips: exact test of the mean"
         f" difference over all choices of signs; with {results['task']['episodes']} episodes its p cannot fall"

@@ -126,6 +126,7 @@ def test_interrupted_sweep_leaves_its_records_and_no_results(
     assert len(results["records"]) == 4
     other = fewshot(config, str(model), str(data), str(tmp_path / "out"), models=["random"], resume=True)
     assert [record["model"] for record in other["records"]] == ["random"] * 4
+    assert "Paired tests" not in (tmp_path / "out" / "table.md").read_text()  # there is nothing to compare it with
     monkeypatch.setattr(Contest, "run", stop)  # nothing is run again
     both = fewshot(config, str(model), str(data), str(tmp_path / "out"), models=["random", "trivial"], resume=True)
     assert [r for r in both["records"] if r["model"] == "random"] == other["records"]
