@@ -15,7 +15,6 @@ from lwm.evaluation.regimes.scratch import SCRATCH, Standardised
 from lwm.evaluation.regimes.tuned import Groups, HeadOnly, new_head, tuned_network
 from lwm.evaluation.steps import batches, mixed, warm_then_cosine
 from lwm.evaluation.task import Budget
-from lwm.models.cores import core_pool
 from lwm.models.head import Head
 
 _LEAST_STEPS = 4
@@ -115,8 +114,7 @@ def train_head(
             head.fit_features(known if known.ndim == 2 else head.pool(known))
         return HeadOnly(head), [{"params": list(head.parameters()), "lr": rate}]
 
-    # Heads draw nothing while they are trained (no dropout), and are too small to be worth sharing among cores.
-    return _best_rate(build, train, validation, budget, seed, objective, together=True)
+    return _best_rate(build, train, validation, budget, seed, objective)
 
 
 def _best_rate(
@@ -126,44 +124,20 @@ def _best_rate(
     budget: Budget,
     seed: int,
     objective: Objective,
-    together: bool = False,
 ) -> tuple[nn.Module, Chosen]:
-    """Train once with each learning rate of the budget, from the same weights; the validation part chooses.
-
-    Args:
-        build: a fresh network and its optimizer groups for a rate.
-        train: what to learn from.
-        validation: what chooses.
-        budget: how much training.
-        seed: of weights and order.
-        objective: what is learnt.
-        together: on a CPU, a core for each rate at a time, where training draws nothing.
-    """
-    if not budget.rates:
+    """Train once with each learning rate of the budget, from the same weights; the validation part chooses."""
+    best: tuple[tuple[float, float], nn.Module, Chosen] | None = None
+    for rate in budget.rates:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network, groups = build(rate)
+            network.to(train.pictures.device).to(memory_format=torch.channels_last)  # convolutions: half the time
+            rank, step = train_network(network, groups, train, validation, budget, seed, objective)
+        if best is None or rank > best[0]:
+            best = (rank, network, {"rate": rate, "step": step})
+    if best is None:
         raise ConfigError("no learning rate to train with", "at least one")
-    device = train.codes.device
-
-    def start(rate: float) -> tuple[nn.Module, Groups]:
-        torch.manual_seed(seed)
-        network, groups = build(rate)
-        network.to(device).to(memory_format=torch.channels_last)  # convolutions: half the time
-        return network, groups
-
-    def learn(begun: tuple[nn.Module, Groups]) -> tuple[tuple[float, float], int]:
-        return train_network(*begun, train, validation, budget, seed, objective)
-
-    cores = min(torch.get_num_threads(), len(budget.rates)) if together and device.type == "cpu" else 1
-    with torch.random.fork_rng(devices=[]):
-        if cores > 1:
-            begun = [start(rate) for rate in budget.rates]
-            found = list(core_pool(cores).map(learn, begun))
-        else:
-            begun, found = [], []
-            for rate in budget.rates:
-                begun.append(start(rate))
-                found.append(learn(begun[-1]))
-    best = max(range(len(found)), key=lambda number: found[number][0])
-    return begun[best][0], {"rate": budget.rates[best], "step": found[best][1]}
+    return best[1:]
 
 
 def train_network(

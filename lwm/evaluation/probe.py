@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lwm.evaluation.metrics import Codes, macro_f1
-from lwm.models.cores import core_pool
 
 Features = NDArray[np.float32]
 
@@ -72,16 +70,12 @@ def fit_layers(
         found = macro_f1(codes[validation], scores.argmax(1), classes)
         return (found, -_log_loss(scores, codes[validation])), probe
 
-    def best(layer: int, features: Features) -> tuple[tuple[float, float], Probe]:
-        fitted = _path(layer, features[train], codes[train])
-        return max((ranked(probe, features) for probe in fitted), key=lambda r: r[0])
-
     # The matrices are too small to share among threads: on a busy machine waiting for each other costs far more.
     with threadpool_limits(limits=1):
-        numbers, threads = range(len(layers)), min(torch.get_num_threads(), len(layers))
-        if threads == 1:
-            return list(map(best, numbers, layers))
-        return list(core_pool(threads).map(best, numbers, layers))
+        return [
+            max((ranked(probe, features) for probe in _path(layer, features[train], codes[train])), key=lambda r: r[0])
+            for layer, features in enumerate(layers)
+        ]
 
 
 def _path(layer: int, features: Features, codes: Codes) -> list[Probe]:

@@ -88,7 +88,7 @@ def in_parts(run: Callable[[Tensor], Sequence[Tensor]], x: Tensor, model: nn.Mod
 
     threads = cores_for(len(x))
     parts = x.split(max(1, min(CACHE_ROWS, -(-len(x) // threads))))
-    found = [still(part) for part in parts] if threads == 1 else list(core_pool(threads).map(still, parts))
+    found = [still(part) for part in parts] if threads == 1 else list(_pool(threads).map(still, parts))
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
 
 
@@ -181,7 +181,7 @@ class _Parts(torch.autograd.Function):
         del ctx.parts
         width = len(gradients) // len(parts)
         each = [gradients[start : start + width] for start in range(0, len(gradients), width)]
-        found = list(core_pool(len(parts)).map(_gradients, parts, each))
+        found = list(_pool(len(parts)).map(_gradients, parts, each))
         return None, *(_sum(several) for several in zip(*found, strict=True))
 
 
@@ -195,7 +195,7 @@ def _run_all(work: _Work, weights: Sequence[Tensor], grad: bool) -> list[_Part]:
             results = functional_call(module, dict(zip(work.names, leaves, strict=True)), arguments)
         return _Part(tuple(results), leaves)
 
-    return list(core_pool(len(work.calls)).map(run, work.modules, work.calls))
+    return list(_pool(len(work.calls)).map(run, work.modules, work.calls))
 
 
 def _gradients(part: _Part, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -215,7 +215,7 @@ def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
 
 
 @functools.cache
-def core_pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that run each operator alone: torch's number of threads is one a thread that calls it.
 
     No work for it may wait for other work in it.

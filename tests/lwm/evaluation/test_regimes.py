@@ -1,6 +1,6 @@
 """Every regime learns what is there, finds nothing in shuffled labels, and leaves the encoder it was given alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,19 +132,6 @@ def test_the_encoder_is_untouched_and_in_evaluation_mode(name: str, planted: tup
     assert all(weight.grad is None for weight in encoder.parameters())
     if name == "head/attention":
         assert modes  # tokens went through it
-
-
-@pytest.mark.parametrize("name", ["frozen", "head/residual_cnn"])
-def test_two_threads_answer_as_one(
-    name: str, planted: tuple[Contest, EpisodeDraw], threads: Callable[[int], None]
-) -> None:
-    first, draw = planted
-    again = Contest(first.encoder, first.bench, first.task, first.seed)
-    found = first.run(name, draw.episode(8, 1))
-    threads(2)
-    both = again.run(name, draw.episode(8, 1))
-    assert found["chosen"] == both["chosen"]
-    assert found["confusion"] == both["confusion"]
 
 
 def moved(encoder: Any, regime: str, layer: int, budget: Budget) -> set[str]:
