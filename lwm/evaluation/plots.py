@@ -45,10 +45,13 @@ def curve(results: dict[str, Any]) -> "Figure":
     figure, (axes,) = _figure(1, (6.5, 4.4))
     task = results["task"]
     metric, unit = task["metric"], _unit(task)
-    for model in task["models"]:
+    middle = (len(task["models"]) - 1) / 2
+    for number, model in enumerate(task["models"]):
         rows = [row for row in results["summary"] if row["model"] == model]
+        # Beside each other where one k would put all in one place.
+        apart = 1.1 ** (number - middle) if len(task["k"]) == 1 else 1.0
         axes.errorbar(
-            [row["k"] for row in rows],
+            [row["k"] * apart for row in rows],
             [unit * row[f"{metric}_mean"] for row in rows],
             [unit * row[f"{metric}_std"] for row in rows],
             capsize=3,

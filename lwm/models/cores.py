@@ -71,11 +71,11 @@ def in_parts(run: Callable[[Tensor], Sequence[Tensor]], x: Tensor, model: nn.Mod
     Args:
         run: of pictures ``[n, ...]``, tensors with as many rows; it changes nothing.
         x: pictures ``[B, ...]``.
-        model: what ``run`` calls; whole batches go to one that is compiled or fetches weights as it needs them.
+        model: what ``run`` calls; whole batches go to one that is compiled, fetches weights as it needs them, or is
+            sharded: each call of that is a meeting of all processes.
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    special = any(isinstance(part, LazyExperts) or part._compiled_call_impl is not None for part in model.modules())
-    if x.device.type != "cpu" or traced or special:
+    if x.device.type != "cpu" or traced or any(map(_wants_whole, model.modules())):
         with torch.no_grad():
             return list(run(x))
     inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
@@ -90,6 +90,12 @@ def in_parts(run: Callable[[Tensor], Sequence[Tensor]], x: Tensor, model: nn.Mod
     parts = x.split(max(1, min(CACHE_ROWS, -(-len(x) // threads))))
     found = [still(part) for part in parts] if threads == 1 else list(_pool(threads).map(still, parts))
     return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
+
+
+def _wants_whole(part: nn.Module) -> bool:
+    # By name: importing torch's sharding takes longer than the rest of this module.
+    sharded = any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__)
+    return sharded or isinstance(part, LazyExperts) or part._compiled_call_impl is not None
 
 
 class Cores:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lwm.models.cores import CACHE_ROWS, Cores, cores_for, in_parts, one_thread, whole_batches
 from lwm.models.encoder import build_encoder
@@ -30,6 +31,13 @@ class _Task:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+
+
+class _Marker:
+    """Stands for the class that torch mixes into what it shards."""
+
+
+_Marker.__name__ = FSDPModule.__name__
 
 
 @pytest.fixture(autouse=True)
@@ -149,11 +157,13 @@ def test_frozen_parts_are_the_whole_batch_without_gradient() -> None:
         (low,) = in_parts(lambda part: [encoder.forward_features(part)], x, encoder)
         assert low.is_inference()
         torch.testing.assert_close(low, encoder.forward_features(x), atol=0.05, rtol=0.05)
-    # What is compiled was compiled for whole batches.
-    encoder._compiled_call_impl = encoder._call_impl
-    sizes.clear()
-    in_parts(run, x, encoder)
-    assert sizes == [len(x)]
+    # What is compiled was compiled for whole batches; what is sharded meets other processes in each call.
+    compiled = build_encoder("tiny", recipe_named("small"), seed=0).eval()
+    compiled._compiled_call_impl = compiled._call_impl
+    for special in (compiled, nn.Sequential(type("FSDPLinear", (nn.Identity, _Marker), {})())):
+        sizes.clear()
+        in_parts(run, x, special)
+        assert sizes == [len(x)]
 
 
 def test_one_thread_is_given_back() -> None:
