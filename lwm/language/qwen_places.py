@@ -1,5 +1,6 @@
 """Three-axis rotary positions of Qwen2.5-VL, and its language model with them."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -117,6 +118,10 @@ class Placed:
 
     def __init__(self, speaker: Speaker, prompt: Tensor, behind: Tensor) -> None:
         self.speaker, self.prompt, self.behind = speaker, prompt, behind
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The speaker's weights."""
+        return self.speaker.parameters()
 
     def forward(
         self,
