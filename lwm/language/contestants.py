@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,6 @@ GENERAL = (
 )
 """Questions that have nothing to do with radio, and words of which a sensible answer holds one."""
 _GENERAL_TOKENS = 48
-_FROM_SCRATCH = [{"share": 1, "adapter": 2e-3}, {"share": 19, "adapter": 1e-3, "llm": 2e-3, "tower": 1e-3}]
-"""The stages of rfgpt/tiny with a rate for the tower."""
-_ALONG = [{"share": 1, "adapter": 2e-3}, {"share": 19, "adapter": 1e-3, "llm": 2e-3, "tower": 2e-4}]
-"""The same for a tower that knows something already."""
 _HIDDEN = 256
 
 
@@ -45,11 +41,11 @@ def default_stages(smollm: str | None = None) -> list[Stage]:
         ),
         Stage("rfgpt", "rfgpt-tiny, pretrained MoE tower, frozen", partial(_rfgpt, tower=_pretrained)),
         Stage("rfgpt-random", "rfgpt-tiny, random tower, frozen", partial(_rfgpt, tower=random_tower)),
+        Stage("rfgpt-scratch", "rfgpt-tiny, tower from scratch", partial(_rfgpt, tower=random_tower, tower_rate=1e-3)),
         Stage(
-            "rfgpt-scratch", "rfgpt-tiny, tower from scratch", partial(_rfgpt, tower=random_tower, rates=_FROM_SCRATCH)
-        ),
-        Stage(
-            "rfgpt-along", "rfgpt-tiny, pretrained MoE tower, tuned", partial(_rfgpt, tower=_pretrained, rates=_ALONG)
+            "rfgpt-along",
+            "rfgpt-tiny, pretrained MoE tower, tuned",
+            partial(_rfgpt, tower=_pretrained, tower_rate=2e-4),
         ),
     ]
     if smollm is not None:
@@ -123,14 +119,14 @@ def _multihead(setting: Setting, folder: Path, tower: Callable[[Setting], Path],
 
 
 def _rfgpt(
-    setting: Setting,
-    folder: Path,
-    tower: Callable[[Setting], Path],
-    rates: Sequence[Mapping[str, float]] | None = None,
+    setting: Setting, folder: Path, tower: Callable[[Setting], Path], tower_rate: float | None = None
 ) -> Contestant:
     limits = setting.limits
     words = ["--model.init_args.llm", limits.llm, "--data.init_args.batch_size", str(limits.batch_size)]
-    words += [] if rates is None else ["--model.init_args.stages", json.dumps(rates)]
+    if tower_rate is not None:
+        # The stages of rfgpt/tiny with a rate for the tower: a lower one where it knows something already.
+        stages = [{"share": 1, "adapter": 2e-3}, {"share": 19, "adapter": 1e-3, "llm": 2e-3, "tower": tower_rate}]
+        words += ["--model.init_args.stages", json.dumps(stages)]
     model = _fit(setting, folder, "rfgpt/tiny", tower(setting), (limits.captures, limits.epochs), words)
     more = {"rf_tokens": model.rf_tokens, "captures_trained": len(setting.samples(limits.captures))}
     return Contestant(RFGPTAnswerer(model), reads=True, more=_trained(model) | more)
