@@ -14,6 +14,7 @@ import torch
 
 from lwm.evaluation.contestants import Bench, Contest
 from lwm.evaluation.episodes import EpisodeDraw, Samples
+from lwm.evaluation.sweep import finished_runs
 from lwm.evaluation.task import FewShotTask
 from lwm.models.encoder import build_encoder
 from lwm.seeding import rng_for
@@ -59,9 +60,8 @@ def main() -> None:
     for _ in range(args.runs):
         contest, draw = sweep(task, size, each)
         start = perf_counter()
-        for episode in draw:
-            for model in task.models:
-                contest.run(model, episode)
+        found = list(finished_runs(contest, [(model, episode) for episode in draw for model in task.models]))
+        assert len(found) == len(shots) * episodes * len(MODELS)
         seconds.append(perf_counter() - start)
     ours = statistics.median(seconds)
     line = {"name": "fewshot_frozen_sweep", "unit": "s", "ours": ours, "peer": BOUND_S}

@@ -18,6 +18,7 @@ def fewshot(
     seed: int = 0,
     overwrite: bool = False,
     resume: bool = False,
+    workers: int | None = None,
     split_within_recordings: bool = False,
     sample_rate: float | None = None,
     datatype: str | None = None,
@@ -37,6 +38,8 @@ def fewshot(
         seed: seed of the draws, of random weights and of training.
         overwrite: replace the results that ``out`` holds.
         resume: keep the runs that ``out`` holds and do the missing ones.
+        workers: for tasks of k-shot episodes: processes that share the runs; 0 for none, by default one a core where
+            there are enough runs to share.
         split_within_recordings: for recordings: cut those of a class that has too few of them in time.
         sample_rate: for recordings that do not say theirs: Hz.
         datatype: for raw IQ: sample type, such as ci16_le.
@@ -50,7 +53,8 @@ def fewshot(
         LWMError: what the report itself refuses.
     """
     if is_own_data(data):
-        _refuse_task_options(data, {"--config": config, "--k": k, "--episodes": episodes, "--models": models})
+        given = {"--config": config, "--k": k, "--episodes": episodes, "--models": models, "--workers": workers}
+        _refuse_task_options(data, given)
         from lwm.evaluation.own_data import own_data
 
         reading = {"sample_rate": sample_rate, "datatype": datatype, "center_frequency": center_frequency}
@@ -64,10 +68,12 @@ def fewshot(
             raise ConfigError(f"--resume for {config}", "none: its report is made in one go", "use --overwrite")
         if models:
             raise ConfigError(f"--models for {config}", "none: its YAML lists regimes")
+        if workers is not None:
+            raise ConfigError(f"--workers for {config}", "none: its runs are done one after another")
         return special_report(config, model, data, out, k, episodes, seed, overwrite)
     from lwm.evaluation.fewshot import fewshot as sweep
 
-    return sweep(config, _needed(model), data, out, k, episodes, models, seed, overwrite, resume)
+    return sweep(config, _needed(model), data, out, k, episodes, models, seed, overwrite, resume, workers)
 
 
 def _refuse_task_options(data: str, options: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a few-shot table compares. All learn from the same labelled samples and are scored on the same test part."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter
@@ -25,6 +26,7 @@ from lwm.evaluation.regimes.ridge import Ridge, fit_ridge
 from lwm.evaluation.regimes.strata import label_texts, strata
 from lwm.evaluation.regimes.tuned import new_head
 from lwm.evaluation.task import FewShotTask
+from lwm.models.cores import in_parts
 from lwm.models.head import Head
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe
@@ -145,6 +147,12 @@ class Contest:
         """Trivial and local statistics, as the only layer."""
         return [local_features(self.bench.pictures, self.bench.valid, self.bench.recipe)]
 
+    def prepare(self, names: Iterable[str]) -> None:
+        """Compute now what runs of these contestants will share: features of what does not start from nothing."""
+        for contestant in map(Contestant.parse, names):
+            if contestant.family != "scratch":
+                self.features(contestant.model)
+
     def features(self, model: str) -> list[Features]:
         """Features by layer of the model ``encoder``, ``random``, ``trivial`` or ``local``."""
         return getattr(self, "frozen" if model == "encoder" else model)
@@ -218,7 +226,9 @@ class Contest:
         if contestant.regime == "scratch":
             twin = random_twin(self.encoder, seed)
             # Nothing is known of an untrained encoder: its head reads the last block.
-            return twin, _LastBlock(len(self.features("random")[:blocks]) - 1)
+            with torch.no_grad():
+                depth = len(layer_tokens(twin, self.bench.pictures[:1].to(self.device)))
+            return twin, _LastBlock(min(depth, blocks or depth) - 1)
         base = self.encoder if contestant.model == "encoder" else self.twin
         return base, self.probe(contestant.model, episode, blocks)
 
@@ -248,9 +258,9 @@ class Contest:
     def _tokens(self, encoder: Any, part: Codes, layer: int) -> Tensor:
         """Tokens ``[N, L, D]`` of a part after one block, computed once a run."""
         encoder.eval()
-        pictures = self.bench.pictures[self.bench.place[part]]
-        with torch.no_grad():
-            return torch.cat([layer_tokens(encoder, batch.to(self.device), layer)[0] for batch in pictures.split(64)])
+        batches = self.bench.pictures[self.bench.place[part]].split(64)
+        found = [in_parts(lambda x: layer_tokens(encoder, x, layer), b.to(self.device), encoder) for b in batches]
+        return torch.cat([tokens for (tokens,) in found])
 
     def _extract(self, encoder: Any, what: str) -> list[Features]:
         with progress(what, len(self.bench.codes), "pictures") as bar:

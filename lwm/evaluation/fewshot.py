@@ -5,6 +5,7 @@ settings with or to stop training. See :mod:`lwm.evaluation.episodes` for how sa
 """
 
 import json
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lwm.evaluation.journal import Journal, Record
 from lwm.evaluation.regimes.names import Contestant
 from lwm.evaluation.regimes.statistics import compare
 from lwm.evaluation.report import FILES, cell, metric_words, summarise, warnings, write_report
+from lwm.evaluation.sweep import finished_runs
 from lwm.evaluation.task import FewShotTask, load_task
 from lwm.hub import from_pretrained
 from lwm.output import file_sha256, remove_partial, require_empty
@@ -45,6 +47,7 @@ def fewshot(
     seed: int = 0,
     overwrite: bool = False,
     resume: bool = False,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Compare an encoder with its baselines on k labelled samples a class.
 
@@ -59,6 +62,7 @@ def fewshot(
         seed: seed of the draws, of random weights and of training.
         overwrite: replace the results that ``out`` holds.
         resume: keep the runs that ``out`` holds, those of other contestants too, and do the missing ones.
+        workers: processes that share the runs, see :func:`lwm.evaluation.sweep.finished_runs`.
 
     Returns:
         What results.json holds.
@@ -85,18 +89,24 @@ def fewshot(
     used = np.concatenate([np.concatenate([e.train, e.validation, e.test]) for e in draw])
     bench = load_bench(dataset, task, chosen, samples, used)
     contest = Contest(encoder.to(_device()), bench, task, seed)
-    _run(contest, plan, journal, pretraining_of(model))
+    _run(contest, plan, journal, pretraining_of(model), workers)
     results = _results(settings, bench, draw, plan, journal)
     write_report(folder, results, contest, draw)
     _announce(folder, results, model, data)
     return results
 
 
-def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, pretraining: Record) -> None:
+def _run(
+    contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, pretraining: Record, workers: int | None
+) -> None:
     done = {(record["model"], record["k"], record["episode"]) for record in journal.records}
     missing = [(name, episode) for name, episode in plan if (name, episode.k, episode.number) not in done]
-    with progress("few-shot runs", len(plan), "runs", done=len(plan) - len(missing)) as bar:
-        for name, episode in missing:
+    # Closed at once when interrupted: its processes and its files must not outlive this.
+    with (
+        progress("few-shot runs", len(plan), "runs", done=len(plan) - len(missing)) as bar,
+        closing(finished_runs(contest, missing, workers)) as runs,
+    ):
+        for name, episode, result in runs:
             contestant = Contestant.parse(name)
             head = {
                 "task": contest.task.name,
@@ -109,7 +119,7 @@ def _run(contest: Contest, plan: list[tuple[str, Episode]], journal: Journal, pr
                 "episode": episode.number,
                 "seed": contest.seed,
             }
-            journal.add(head | contest.run(name, episode))
+            journal.add(head | result)
             bar.update()
 
 

@@ -166,7 +166,7 @@ def train_network(
     count = len(train.codes)
     batch = min(budget.batch_size, count)
     steps = budget.steps(count)
-    optimizer = torch.optim.AdamW(groups, weight_decay=budget.weight_decay)
+    optimizer = torch.optim.AdamW(groups, weight_decay=budget.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_then_cosine(steps))
     order = batches(count, batch, steps, seed)
     epoch = max(-(-count // batch), _LEAST_STEPS)

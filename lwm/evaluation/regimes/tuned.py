@@ -10,6 +10,7 @@ from lwm.errors import ConfigError, ModelError
 from lwm.evaluation.features import layer_tokens, trainable_copy
 from lwm.evaluation.probe import Probe
 from lwm.evaluation.task import Budget
+from lwm.models.cores import in_parts
 from lwm.models.head import Head, TokenShape
 from lwm.models.lean import LeanTokens
 from lwm.models.lora import add_lora
@@ -127,9 +128,11 @@ def fit_pooled(head: Any, encoder: Any, pictures: Tensor, layer: int) -> None:
     """Statistics of a pooling head's features, from an encoder's tokens of some pictures."""
     if getattr(head, "reads", "tokens") != "pooled":
         return
-    with torch.no_grad():
-        parts = [head.pool(layer_tokens(encoder, batch, layer)[0].cpu()) for batch in pictures.split(64)]
-    head.fit_features(torch.cat(parts))
+    found = [
+        in_parts(lambda x: [head.pool(layer_tokens(encoder, x, layer)[0].cpu())], batch, encoder)[0]
+        for batch in pictures.split(64)
+    ]
+    head.fit_features(torch.cat(found))
 
 
 def with_lora(encoder: Any, rank: int) -> Any:

@@ -1,0 +1,80 @@
+"""Runs shared among processes: the same results, errors that arrive, and how many processes are worth it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lwm.data.dataset import SpectrogramDataset
+from lwm.errors import ConfigError
+from lwm.evaluation import sweep
+from lwm.evaluation.contestants import Contest, load_bench, selected_samples
+from lwm.evaluation.episodes import Episode, EpisodeDraw
+from lwm.evaluation.fewshot import fewshot
+from lwm.evaluation.sweep import finished_runs
+from lwm.evaluation.task import load_task
+from lwm.models.cores import one_thread
+from lwm.models.encoder import SpectrogramEncoder
+
+TaskFile = Callable[..., str]
+MODELS = ["frozen", "knn", "head/residual_cnn", "lora", "finetuned", "scratch", "random", "local", "cnn"]
+
+
+@pytest.fixture(scope="module")
+def begun(data: Path, encoder: SpectrogramEncoder, tmp_path_factory: pytest.TempPathFactory, quick_task: str) -> tuple:
+    """A contest and its two episodes of two samples a class."""
+    file = tmp_path_factory.mktemp("sweep") / "task.yaml"
+    file.write_text(quick_task, encoding="utf-8")
+    task = load_task(str(file)).overridden([2], None)
+    dataset = SpectrogramDataset(data, split="test")
+    chosen, samples = selected_samples(dataset, task)
+    bench = load_bench(dataset, task, chosen, samples, np.arange(len(chosen)))
+    return Contest(encoder, bench, task, 0), list(EpisodeDraw(samples, task, 0))
+
+
+def test_two_processes_find_what_one_finds(begun: tuple[Contest, list[Episode]]) -> None:
+    contest, episodes = begun
+    wanted = [(name, episode) for episode in episodes for name in MODELS]
+    with one_thread():  # as in a process of the pool: the last bits of sums follow the number of threads
+        here = {(run.name, run.episode.number): run.result for run in finished_runs(contest, wanted, 0)}
+    there = {(run.name, run.episode.number): run.result for run in finished_runs(contest, wanted, 2)}
+    assert there.keys() == here.keys() == {(name, number) for name in MODELS for number in (0, 1)}
+    for key, result in here.items():
+        assert there[key] | {"seconds": 0} == result | {"seconds": 0}, key
+
+
+def test_the_verb_writes_the_same_records_with_processes(
+    tmp_path: Path, model: Path, data: Path, task_file: TaskFile
+) -> None:
+    config = task_file("models: [frozen, cnn]\n")
+    runs = [
+        fewshot(config, str(model), str(data), str(tmp_path / str(workers)), k=[2], workers=workers)
+        for workers in (0, 2)
+    ]
+    plain = [[(r["model"], r["episode"], r["samples"], r["labels_seen"]) for r in found["records"]] for found in runs]
+    assert plain[0] == plain[1]
+    frozen = [[r["confusion"] for r in found["records"] if r["model"] == "frozen"] for found in runs]
+    assert frozen[0] == frozen[1]
+
+
+def test_what_a_run_raises_arrives(begun: tuple[Contest, list[Episode]]) -> None:
+    contest, episodes = begun
+    with pytest.raises(ConfigError, match="head 'regression'"):
+        list(finished_runs(contest, [("head/regression", episodes[0])], 2))
+    with pytest.raises(ConfigError, match="-1 workers"):
+        list(finished_runs(contest, [("trivial", episodes[0])], -1))
+
+
+def test_processes_are_started_where_there_is_enough_to_share(
+    begun: tuple[Contest, list[Episode]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contest, episodes = begun
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    counts = {
+        many: sweep.chosen_workers(contest, [(name, episodes[0])] * many)
+        for name, sizes in (("trivial", (1000,)), ("cnn", (15, 16, 24, 999)))
+        for many in sizes
+    }
+    assert counts == {1000: 0, 15: 0, 16: 2, 24: 3, 999: 4}
