@@ -193,7 +193,7 @@ class Contest:
     def _linear(self, contestant: Contestant, episode: Episode) -> tuple[Truth, Chosen]:
         probe = self.probe(contestant.model, episode)
         answers = probe.predict(self.features(contestant.model)[probe.layer][self.bench.place[episode.test]])
-        return answers, {"layer": probe.layer, "strength": probe.strength}
+        return answers, probe.chosen
 
     def _neighbours(self, contestant: Contestant, episode: Episode) -> tuple[Truth, Chosen]:
         layers, place = self.features(contestant.model), self.bench.place
@@ -275,7 +275,11 @@ class _LastBlock:
     """Stands in for a probe where there is none."""
 
     layer: int
-    strength: None = None
+
+    @property
+    def chosen(self) -> Chosen:
+        """What a record says."""
+        return {"layer": self.layer}
 
 
 def _learnt(episode: Episode) -> tuple[Codes, Codes]:

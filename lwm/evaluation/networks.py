@@ -94,7 +94,7 @@ def fine_tune(
         return tuned_network(encoder, fresh, start, probe.layer, regime, budget, train.pictures, rate)
 
     network, chosen = _best_rate(build, train, validation, budget, seed, objective)
-    return network, {"layer": probe.layer, "strength": probe.strength} | chosen
+    return network, probe.chosen | chosen
 
 
 def train_head(

@@ -61,7 +61,7 @@ def classifier_named(name: str) -> type[Head]:
 
 
 class ProbeContestant:
-    """Logistic regression on features computed once; of an encoder it becomes a linear head.
+    """A linear classifier on features computed once; of an encoder it becomes a linear head.
 
     Args:
         layers: features ``[N, P]`` of each layer, or of the picture's statistics alone.
@@ -77,10 +77,7 @@ class ProbeContestant:
         """Learn from a fold's training part, choose on its validation part, answer its test part."""
         probe = fit_probe(self.layers, self.codes, parts["train"], parts["validation"])
         scores = probe.scores(self.layers[probe.layer][parts["test"]])
-        chosen: dict[str, Any] = {"C": probe.strength}
-        if self.encoder is None:
-            return Result(_softmax(scores), chosen)
-        return Result(_softmax(scores), chosen | {"layer": probe.layer}, self._headed(probe))
+        return Result(_softmax(scores), probe.chosen, None if self.encoder is None else self._headed(probe))
 
     def _headed(self, probe: Probe) -> HeadedModel:
         head = load(HEADS, LINEAR)(TokenShape.of(self.encoder), self.classes)

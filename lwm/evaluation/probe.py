@@ -1,16 +1,20 @@
-"""Linear probe: logistic regression on standardised features, its strength and its layer chosen on validation."""
+"""Linear probe on standardised features: logistic regression or a discriminant; validation chooses, layer included."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lwm.evaluation.discriminant import discriminants, sureness
 from lwm.evaluation.metrics import Codes, macro_f1
 
 Features = NDArray[np.float32]
 
 GRID = tuple(float(c) for c in np.logspace(-4, 2, 7))
-"""Inverse L2 strengths C, from strong to weak regularisation: the same for every linear model of a comparison."""
+"""Inverse L2 strengths C of logistic regression, from strong to weak regularisation: the same for every linear model
+of a comparison."""
 
 
 _SOLVER = {"maxiter": 100, "gtol": 1e-4, "ftol": 1e-9}
@@ -20,15 +24,22 @@ _SOLVER = {"maxiter": 100, "gtol": 1e-4, "ftol": 1e-9}
 class Probe:
     """A fitted linear classifier of ``layer``'s features.
 
-    Scores are ``((x - shift) / scale) @ weight.T + bias`` for features ``x [N, P]``.
+    Scores are ``((x - shift) / scale) @ weight.T + bias`` for features ``x [N, P]``. ``strength`` is C of ``solver``
+    logistic, the shrinkage of ``solver`` discriminant.
     """
 
     layer: int
+    solver: Literal["logistic", "discriminant"]
     strength: float
     shift: NDArray[np.float64]
     scale: NDArray[np.float64]
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What the validation part chose, for a record."""
+        return {"layer": self.layer, "solver": self.solver, "strength": self.strength}
 
     def scores(self, features: Features) -> NDArray[np.float64]:
         """Class scores ``[N, classes]`` of features ``[N, P]`` of this probe's layer."""
@@ -40,7 +51,7 @@ class Probe:
 
 
 def fit_probe(layers: list[Features], codes: Codes, train: Codes, validation: Codes) -> Probe:
-    """The best logistic regression over all layers and strengths.
+    """The best linear classifier over all layers, solvers and strengths.
 
     The one with the highest macro-F1 on the validation part wins; between equals the lower log loss does.
 
@@ -58,17 +69,22 @@ def fit_probe(layers: list[Features], codes: Codes, train: Codes, validation: Co
 def fit_layers(
     layers: list[Features], codes: Codes, train: Codes, validation: Codes
 ) -> list[tuple[tuple[float, float], Probe]]:
-    """The best logistic regression of each layer over all strengths, with what it is ranked by.
+    """The best linear classifier of each layer over solvers and strengths, with what it is ranked by.
 
     That is its macro-F1 and its negative log loss on the validation part. Arguments as of :func:`fit_probe`.
     """
     classes = int(codes.max()) + 1
     from threadpoolctl import threadpool_limits
 
+    truth = codes[validation]
+
     def ranked(probe: Probe, features: Features) -> tuple[tuple[float, float], Probe]:
         scores = probe.scores(features[validation])
-        found = macro_f1(codes[validation], scores.argmax(1), classes)
-        return (found, -_log_loss(scores, codes[validation])), probe
+        if probe.solver == "discriminant":
+            factor = sureness(scores, truth)
+            scores = factor * scores
+            probe = replace(probe, weight=factor * probe.weight, bias=factor * probe.bias)
+        return (macro_f1(truth, scores.argmax(1), classes), -_log_loss(scores, truth)), probe
 
     # The matrices are too small to share among threads: on a busy machine waiting for each other costs far more.
     with threadpool_limits(limits=1):
@@ -78,8 +94,8 @@ def fit_layers(
         ]
 
 
-def _path(layer: int, features: Features, codes: Codes) -> list[Probe]:
-    """Fits for every strength of the grid, each starting from the one before.
+def _path(layer: int, features: Features, codes: Codes) -> Iterator[Probe]:
+    """Fits for every shrinkage and every strength of the grids, the latter each starting from the one before.
 
     They are solved in the span of the training samples: an L2 penalty does not see a rotation and the solution lies
     in that span, so that with fewer samples than features it is exact and cheaper.
@@ -88,11 +104,13 @@ def _path(layer: int, features: Features, codes: Codes) -> list[Probe]:
     spread = features.std(0, dtype=np.float64)
     scale = np.where(spread > 1e-6 * np.maximum(np.abs(shift), 1.0), spread, 1.0)
     left, size, basis = np.linalg.svd((features - shift) / scale, full_matrices=False)
-    found, start = [], np.zeros((int(codes.max()) + 1, len(size) + 1))
+    rotated = left * size
+    for shrinkage, weight, bias in discriminants(rotated, codes, features.shape[1]):
+        yield Probe(layer, "discriminant", shrinkage, shift, scale, weight @ basis, bias)
+    start = np.zeros((int(codes.max()) + 1, len(size) + 1))
     for strength in GRID:
-        start = _logistic(left * size, size, codes, strength, start)
-        found.append(Probe(layer, strength, shift, scale, start[:, :-1] @ basis, start[:, -1]))
-    return found
+        start = _logistic(rotated, size, codes, strength, start)
+        yield Probe(layer, "logistic", strength, shift, scale, start[:, :-1] @ basis, start[:, -1])
 
 
 def _logistic(

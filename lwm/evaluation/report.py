@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lwm.evaluation.discriminant import SHRINKAGE
 from lwm.evaluation.probe import GRID
 from lwm.evaluation.regimes.names import FAMILIES, Contestant
 from lwm.evaluation.regimes.neighbours import NEIGHBOURS
@@ -217,8 +218,9 @@ def notes(results: dict[str, Any]) -> list[str]:
         f" contestant saw; seed {results['seed']}.",
         f"All contestants have the same labels: k a class to learn from and {task['validation_share']:g} k (at least 2)"
         " to choose settings with.",
-        f"One tuning grid a family, chosen from on the validation part: linear models C in {_span(GRID)} (factors of"
-        f" 10) and every block; nearest neighbours {', '.join(map(str, NEIGHBOURS))} of them and every block;",
+        "One tuning grid a family, chosen from on the validation part: linear models: logistic regression with C in"
+        f" {_span(GRID)} (factors of 10), a discriminant with a shrinkage in {_span(SHRINKAGE)}, and every block;"
+        f" nearest neighbours {', '.join(map(str, NEIGHBOURS))} of them and every block;",
     ]
     named = [Contestant.parse(name) for name in task["models"]]
     for family, words in {

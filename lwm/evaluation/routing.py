@@ -1,4 +1,4 @@
-"""How well a mixture's router tells protocols apart, beside logistic regression on trivial features."""
+"""How well a mixture's router tells protocols apart, beside a linear classifier on trivial features."""
 
 from pathlib import Path
 from typing import Any

@@ -51,7 +51,7 @@ from lwm.settings import load_settings, to_plain
 RESULTS = "results.json"
 
 TRIVIAL = "trivial"
-"""Name of the yardstick: logistic regression on plain statistics of the picture (:mod:`lwm.data.trivial`)."""
+"""Name of the yardstick: a linear classifier on plain statistics of the picture (:mod:`lwm.data.trivial`)."""
 
 _RESAMPLED = 2000
 """Bootstrap draws of an interval."""
@@ -69,7 +69,7 @@ class SensingTask:
         domain: label column that is left out in turn.
         head: ``lwm.heads`` entry of kind classification.
         regimes: see :data:`lwm.evaluation.dense.Regime`.
-        trivial: compare with logistic regression on plain statistics as well.
+        trivial: compare with a linear classifier on plain statistics as well.
         where: selection of windows (:mod:`lwm.data.expression`).
         training: the budget, one for all regimes, with one rate: there are too few recordings to choose with.
         head_options: of the head.
@@ -326,7 +326,7 @@ def _predict(encoder: Any, task: SensingTask, recipe: Any, windows: Windows, fol
 
 
 def _trivial(windows: Windows, fold: Fold) -> Codes:
-    """Classes told by logistic regression on plain statistics; every third recording chooses its strength."""
+    """Classes told by a linear classifier on plain statistics; every third recording chooses its strength."""
     held = np.isin(windows.recordings[fold.train], np.unique(windows.recordings[fold.train])[::3])
     learn, choose = fold.train[~held], fold.train[held]
     every = np.unique(windows.codes[fold.train])

@@ -1,4 +1,4 @@
-"""The yardstick that a model has to beat: logistic regression on what a picture tells without a closer look."""
+"""The yardstick that a model has to beat: a linear classifier on what a picture tells without a closer look."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def trivial_accuracy(
     train: "SpectrogramDataset", test: "SpectrogramDataset", label: str, seed: int = 0, batch_size: int = 512
 ) -> float:
-    """Accuracy on ``test`` of logistic regression on trivial features of ``train``.
+    """Accuracy on ``test`` of a linear classifier on trivial features of ``train``.
 
     A fifth of the training samples chooses the regularisation. Samples without the label are left out.
 

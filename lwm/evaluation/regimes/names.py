@@ -2,7 +2,7 @@
 
 | regime | what learns from the labels |
 |---|---|
-| frozen | a linear model on pooled features: logistic regression, for quantities ridge regression |
+| frozen | a linear model on pooled features: logistic regression or a discriminant, for quantities ridge regression |
 | knn | nothing: the nearest training samples vote, by cosine of standardised features |
 | head | a registered head, trained by gradient on the frozen tokens |
 | lora | low-rank changes of the blocks' linear layers (Hu et al. 2022) and the head |

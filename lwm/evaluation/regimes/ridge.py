@@ -1,6 +1,7 @@
 """Ridge regression on standardised features: the linear probe of a quantity."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,11 @@ class Ridge:
     weight: NDArray[np.float64]
     bias: float
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What the validation part chose, for a record."""
+        return {"layer": self.layer, "strength": self.strength}
+
     def predict(self, features: Features) -> Truth:
         """Values ``[N]``."""
         return ((features - self.shift) / self.scale) @ self.weight + self.bias
@@ -29,7 +35,7 @@ class Ridge:
 def fit_ridge(layers: list[Features], values: Truth, train: Codes, validation: Codes) -> Ridge:
     """The ridge regression with the least mean absolute error on the validation part, over layers and strengths.
 
-    It minimises ``strength * sum of squared errors + |weight|^2``; strengths are those of the classifiers' probe.
+    It minimises ``strength * sum of squared errors + |weight|^2``; strengths are those of logistic regression.
 
     Args:
         layers: features of every sample by layer, each ``[N, P]``.

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
@@ -13,7 +14,9 @@ from lwm.data.dataset import SpectrogramDataset
 from lwm.data.shard import write_dataset
 from lwm.data.trivial import BINS, LEVELS, local_features, trivial_features
 from lwm.errors import DatasetError
+from lwm.evaluation import discriminant as discriminant_module
 from lwm.evaluation import probe as probe_module
+from lwm.evaluation.discriminant import SHRINKAGE, discriminants, sureness
 from lwm.evaluation.metrics import macro_f1, scores
 from lwm.evaluation.probe import GRID, fit_probe
 from lwm.evaluation.trivial import trivial_accuracy
@@ -41,6 +44,7 @@ def test_probe_is_scikit_learns_solution(classes: int, monkeypatch: pytest.Monke
     latent = rng.normal(size=(60, 5)) + rng.normal(size=(classes, 5))[codes]
     features = (latent @ rng.normal(size=(5, 90)) + 0.05 * rng.normal(size=(60, 90))).astype(np.float32)
     monkeypatch.setattr(probe_module, "GRID", (0.03,))
+    monkeypatch.setattr(discriminant_module, "SHRINKAGE", ())
     found = fit_probe([features], codes, np.arange(60), np.arange(60))
     scaled = (features - found.shift) / found.scale
     if classes == 2:  # scikit-learn fits one weight vector: the difference, under half the penalty
@@ -60,8 +64,65 @@ def test_probe_chooses_the_layer_that_knows() -> None:
     constant = np.ones((90, 8), np.float32)
     found = fit_probe([noise, telling, constant], codes, np.arange(45), np.arange(45, 90))
     assert found.layer == 1
-    assert found.strength in GRID
+    assert found.strength in (GRID if found.solver == "logistic" else SHRINKAGE)
     assert (found.predict(telling) == codes).mean() > 0.9
+
+
+def correlated(rng: np.random.Generator, count: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Features ``[count, 12]`` whose loudest directions say nothing of the class, and the classes."""
+    codes = np.arange(count) % classes
+    loud = rng.normal(size=(count, 4)) @ rng.normal(size=(4, 12)) * 5
+    return (loud + np.eye(classes, 12)[codes] + 0.3 * rng.normal(size=(count, 12))).astype(np.float32), codes
+
+
+def test_discriminant_is_scikit_learns_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, codes = correlated(rng_for(0, "test", "discriminant"), 300)
+    monkeypatch.setattr(discriminant_module, "SHRINKAGE", (1e-9,))
+    monkeypatch.setattr(probe_module, "GRID", ())
+    found = fit_probe([features], codes, np.arange(201), np.arange(201, 300))
+    assert found.solver == "discriminant"
+    reference = LinearDiscriminantAnalysis(solver="lsqr", priors=[1 / 3] * 3).fit(features[:201], codes[:201])
+    assert np.array_equal(found.predict(features), reference.predict(features))
+    # Scikit-learn divides by the samples, an unbiased covariance by those less the classes.
+    ours = found.scores(features) - found.scores(features)[:, :1]
+    theirs = reference.decision_function(features)
+    theirs = (theirs - theirs[:, :1]) * (201 - 3) / 201
+    ratio = (ours[:, 1:] / theirs[:, 1:]).ravel()
+    assert np.allclose(ratio, ratio[0], rtol=1e-3)
+    assert ratio[0] <= 1  # no surer than the model says
+
+
+def test_discriminant_of_few_samples_is_the_dense_solution() -> None:
+    features, codes = correlated(rng_for(1, "test", "discriminant"), 9)
+    shifted = (features - features.mean(0)) / features.std(0)
+    left, size, basis = np.linalg.svd(shifted.astype(np.float64), full_matrices=False)
+    means = np.stack([shifted[codes == code].mean(0) for code in range(3)])
+    inside = shifted - means[codes]
+    covariance = inside.T @ inside / (9 - 3)
+    shares = []
+    for share, weight, bias in discriminants(left * size, codes, 12):
+        shrunk = (1 - share) * covariance + share * np.trace(covariance) / 12 * np.eye(12)
+        dense = np.linalg.solve(shrunk, means.T).T
+        assert np.allclose(weight @ basis, dense, atol=1e-3)
+        assert np.allclose(bias, -0.5 * (dense * means).sum(1), atol=1e-3)
+        shares.append(share)
+    assert tuple(shares) == SHRINKAGE
+
+
+def test_discriminant_needs_two_samples_of_a_class_that_differ() -> None:
+    assert list(discriminants(np.eye(3), np.arange(3), 3)) == []
+    assert list(discriminants(np.repeat(np.eye(3), 2, 0), np.repeat(np.arange(3), 2), 3)) == []
+    found = fit_probe([np.eye(3, dtype=np.float32)], np.arange(3), np.arange(3), np.arange(3))
+    assert found.solver == "logistic"
+
+
+def test_sureness_makes_scores_as_sure_as_they_are_right() -> None:
+    rng = rng_for(0, "test", "sureness")
+    scores = rng.normal(size=(4000, 3))
+    chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    codes = (chances.cumsum(1) < rng.random((4000, 1))).sum(1)
+    assert sureness(8 * scores, codes) == pytest.approx(1 / 8, rel=0.1)
+    assert sureness(0.1 * scores, codes) == pytest.approx(1, abs=0.01)  # never surer than it was
 
 
 def test_trivial_features_by_hand(small_recipe: Recipe) -> None:
