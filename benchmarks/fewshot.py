@@ -6,6 +6,8 @@ The peer is a bound: two minutes on two cores. ``--tiny`` is a check that it run
 import argparse
 import json
 import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -59,10 +61,12 @@ def main() -> None:
     seconds = []
     for _ in range(args.runs):
         contest, draw = sweep(task, size, each)
-        start = perf_counter()
-        found = list(finished_runs(contest, [(model, episode) for episode in draw for model in task.models]))
+        wanted = [(model, episode) for episode in draw for model in task.models]
+        with TemporaryDirectory() as place:
+            start = perf_counter()
+            found = list(finished_runs(contest, wanted, None, Path(place)))
+            seconds.append(perf_counter() - start)
         assert len(found) == len(shots) * episodes * len(MODELS)
-        seconds.append(perf_counter() - start)
     ours = statistics.median(seconds)
     line = {"name": "fewshot_frozen_sweep", "unit": "s", "ours": ours, "peer": BOUND_S}
     print(json.dumps(line | {"peer_name": "two minutes", "ratio": BOUND_S / ours, "runs": args.runs}))

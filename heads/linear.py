@@ -14,7 +14,7 @@ from lwm.models.pooling import Pooling
 class LinearHead(PooledClassifier):
     """Tokens to class scores: pooling, standardisation with stored statistics, one linear layer.
 
-    It starts at zero, so that every class is equally likely, or from a logistic regression (:meth:`start_from`).
+    It starts at zero, so that every class is equally likely, or from a fitted linear classifier (:meth:`start_from`).
 
     Args:
         shape: tokens that it is built for.

@@ -53,6 +53,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` for what is needed for a while only; removed when the block ends."""
+    temporary = _beside(path, _PARTIAL)
+    with disk_errors(path):
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Readable JSON at ``path``, by :func:`atomic_file`."""
     with atomic_file(path) as temporary:

@@ -6,7 +6,7 @@ import signal
 import threading
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -38,7 +38,7 @@ class Made(NamedTuple):
     samples: int
 
 
-def run_tasks(function: Callable[[Any, Report], Any], tasks: Sequence[Any], workers: int) -> Iterator[Finished | Made]:
+def run_tasks(function: Callable[[Any, Report], Any], tasks: Sequence[Any], workers: int) -> Generator[Finished | Made]:
     """Call ``function(task, report)`` for every task and yield its result, and progress on the way.
 
     A process that dies is replaced and its task begun again; what it had reported is taken back (a negative
@@ -153,7 +153,7 @@ def died(task: Any, times: int, how: str) -> DatasetError:
     return DatasetError(
         f"{task}: {times} worker processes died over it (the last: {how})",
         "them to end it",
-        "memory may be short: run again with --resume and fewer workers or a smaller samples_per_shard",
+        "memory may be short: run again with --resume and fewer workers, or for data a smaller samples_per_shard",
     )
 
 

@@ -38,8 +38,8 @@ def fewshot(
         seed: seed of the draws, of random weights and of training.
         overwrite: replace the results that ``out`` holds.
         resume: keep the runs that ``out`` holds and do the missing ones.
-        workers: for tasks of k-shot episodes: processes that share the runs; 0 for none, by default one a core where
-            there are enough runs to share.
+        workers: for tasks of k-shot episodes, on a CPU: processes that share the runs; 0 for none, by default one a
+            core where there are enough runs to share.
         split_within_recordings: for recordings: cut those of a class that has too few of them in time.
         sample_rate: for recordings that do not say theirs: Hz.
         datatype: for raw IQ: sample type, such as ci16_le.

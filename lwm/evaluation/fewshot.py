@@ -19,10 +19,11 @@ from lwm.evaluation.contestants import Bench, Contest, load_bench, selected_samp
 from lwm.evaluation.episodes import Episode, EpisodeDraw
 from lwm.evaluation.features import require_encoder
 from lwm.evaluation.journal import Journal, Record
+from lwm.evaluation.probe import LINEAR_MODELS
 from lwm.evaluation.regimes.names import Contestant
 from lwm.evaluation.regimes.statistics import compare
 from lwm.evaluation.report import FILES, cell, metric_words, summarise, warnings, write_report
-from lwm.evaluation.sweep import finished_runs
+from lwm.evaluation.sweep import finished_runs, require_workers
 from lwm.evaluation.task import FewShotTask, load_task
 from lwm.hub import from_pretrained
 from lwm.output import file_sha256, remove_partial, require_empty
@@ -47,7 +48,7 @@ def fewshot(
     seed: int = 0,
     overwrite: bool = False,
     resume: bool = False,
-    workers: int | None = None,
+    workers: int | None = 0,
 ) -> dict[str, Any]:
     """Compare an encoder with its baselines on k labelled samples a class.
 
@@ -62,13 +63,15 @@ def fewshot(
         seed: seed of the draws, of random weights and of training.
         overwrite: replace the results that ``out`` holds.
         resume: keep the runs that ``out`` holds, those of other contestants too, and do the missing ones.
-        workers: processes that share the runs, see :func:`lwm.evaluation.sweep.finished_runs`.
+        workers: processes that share the runs, None for as many as are worth it; see
+            :func:`lwm.evaluation.sweep.finished_runs`.
 
     Returns:
         What results.json holds.
 
     Raises:
-        ConfigError: an unknown key in the task's file, or ``out`` was begun with other settings.
+        ConfigError: an unknown key in the task's file, ``out`` was begun with other settings, or no such number of
+            workers.
         DatasetError: the data set lacks a label, or samples of a class.
         ModelError: the model is no encoder.
         RecipeMismatch: the data set was made with another recipe than the model's.
@@ -77,6 +80,7 @@ def fewshot(
     task = load_task(config).overridden(k, episodes, models)
     folder = Path(out)
     require_empty(folder, resume=resume, overwrite=overwrite)
+    require_workers(workers, _device())
     encoder: Any = require_encoder(from_pretrained(model), model)
     dataset = SpectrogramDataset(data, split=task.split, where=task.where)
     encoder.recipe.require_same(dataset.recipe, f"model {model}", f"data set {data}")
@@ -104,7 +108,7 @@ def _run(
     # Closed at once when interrupted: its processes and its files must not outlive this.
     with (
         progress("few-shot runs", len(plan), "runs", done=len(plan) - len(missing)) as bar,
-        closing(finished_runs(contest, missing, workers)) as runs,
+        closing(finished_runs(contest, missing, workers, journal.path.parent)) as runs,
     ):
         for name, episode, result in runs:
             contestant = Contestant.parse(name)
@@ -147,7 +151,8 @@ def _results(
 def _settings(task: FewShotTask, model: str, data: str, seed: int) -> Record:
     weights = Path(model) / "model.safetensors"
     plain = json.loads(json.dumps(asdict(task)))
-    return compared(plain, model, data, seed) | {"model_sha256": file_sha256(weights) if weights.is_file() else None}
+    more = {"model_sha256": file_sha256(weights) if weights.is_file() else None, "linear_models": LINEAR_MODELS}
+    return compared(plain, model, data, seed) | more
 
 
 def _shared(settings: Record) -> Record:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lwm.evaluation.discriminant import discriminants, sureness
+from lwm.evaluation.discriminant import SHRINKAGE, discriminants, sureness
 from lwm.evaluation.metrics import Codes, macro_f1
 
 Features = NDArray[np.float32]
@@ -16,6 +16,9 @@ GRID = tuple(float(c) for c in np.logspace(-4, 2, 7))
 """Inverse L2 strengths C of logistic regression, from strong to weak regularisation: the same for every linear model
 of a comparison."""
 
+
+LINEAR_MODELS = {"logistic": list(GRID), "discriminant": list(SHRINKAGE)}
+"""What a probe is chosen from, for results to say and not to be mixed with those of another choice; JSON-able."""
 
 _SOLVER = {"maxiter": 100, "gtol": 1e-4, "ftol": 1e-9}
 
@@ -53,7 +56,8 @@ class Probe:
 def fit_probe(layers: list[Features], codes: Codes, train: Codes, validation: Codes) -> Probe:
     """The best linear classifier over all layers, solvers and strengths.
 
-    The one with the highest macro-F1 on the validation part wins; between equals the lower log loss does.
+    The one with the highest macro-F1 on the validation part wins; between equals the lower log loss does, each made as
+    sure as suits it best (:func:`lwm.evaluation.discriminant.sureness`).
 
     Args:
         layers: features of every sample by layer, each ``[N, P]``.
@@ -71,7 +75,8 @@ def fit_layers(
 ) -> list[tuple[tuple[float, float], Probe]]:
     """The best linear classifier of each layer over solvers and strengths, with what it is ranked by.
 
-    That is its macro-F1 and its negative log loss on the validation part. Arguments as of :func:`fit_probe`.
+    That is its macro-F1 and its negative log loss on the validation part, as in :func:`fit_probe`, whose arguments
+    these are.
     """
     classes = int(codes.max()) + 1
     from threadpoolctl import threadpool_limits
@@ -80,11 +85,10 @@ def fit_layers(
 
     def ranked(probe: Probe, features: Features) -> tuple[tuple[float, float], Probe]:
         scores = probe.scores(features[validation])
-        if probe.solver == "discriminant":
-            factor = sureness(scores, truth)
-            scores = factor * scores
+        factor, loss = sureness(scores, truth)
+        if probe.solver == "discriminant":  # a penalty has made the other as sure as it may be
             probe = replace(probe, weight=factor * probe.weight, bias=factor * probe.bias)
-        return (macro_f1(truth, scores.argmax(1), classes), -_log_loss(scores, truth)), probe
+        return (macro_f1(truth, scores.argmax(1), classes), -loss), probe
 
     # The matrices are too small to share among threads: on a busy machine waiting for each other costs far more.
     with threadpool_limits(limits=1):
@@ -151,9 +155,3 @@ def _logistic(
 
     solved = minimize(objective, (start * root).ravel(), jac=True, method="L-BFGS-B", options=_SOLVER)
     return solved.x.reshape(classes, -1) / root
-
-
-def _log_loss(scores: NDArray[np.float64], codes: Codes) -> float:
-    top = scores.max(1, keepdims=True)
-    log_sum = np.log(np.exp(scores - top).sum(1)) + top[:, 0]
-    return float((log_sum - scores[np.arange(len(codes)), codes]).mean())

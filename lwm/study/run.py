@@ -11,6 +11,7 @@ from lwm.data.manifest import Manifest
 from lwm.data.plan import Plan, load_plan, parse_plan
 from lwm.data.workers import Finished, run_tasks
 from lwm.errors import ConfigError, DatasetError, OutputError
+from lwm.evaluation.probe import LINEAR_MODELS
 from lwm.output import file_sha256, remove_partial, require_empty, write_json
 from lwm.settings import to_plain
 from lwm.study.checks import check_data, check_jobs
@@ -108,9 +109,9 @@ def _narrowed(plan: Study, arms: list[str] | None) -> Study:
 
 
 def _require_same(folder: Path, plan: Study, hashes: dict[str, str]) -> None:
-    """Refuse to mix the runs of two studies, or of one study on two data sets, in one folder; arms may be added."""
+    """Refuse to mix runs of two studies, of two data sets or of two kinds of probe in a folder; arms may be added."""
     file = folder / SETTINGS
-    mine = json.loads(json.dumps(to_plain(plan))) | {"data_sha256": hashes}
+    mine = json.loads(json.dumps(to_plain(plan))) | {"data_sha256": hashes, "linear_models": LINEAR_MODELS}
     if file.is_file():
         try:
             begun = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Metrics, the logistic regression and the trivial yardstick."""
+"""Metrics, the linear probe and the trivial yardstick."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -111,9 +111,37 @@ def test_discriminant_of_few_samples_is_the_dense_solution() -> None:
 
 def test_discriminant_needs_two_samples_of_a_class_that_differ() -> None:
     assert list(discriminants(np.eye(3), np.arange(3), 3)) == []
+    assert list(discriminants(np.eye(3), np.array([0, 0, 2]), 3)) == []
     assert list(discriminants(np.repeat(np.eye(3), 2, 0), np.repeat(np.arange(3), 2), 3)) == []
     found = fit_probe([np.eye(3, dtype=np.float32)], np.arange(3), np.arange(3), np.arange(3))
     assert found.solver == "logistic"
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_discriminant_is_chosen_where_it_does_better(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features as an encoder's: directions from loud to quiet, and what tells the classes in all of them alike."""
+    rng = rng_for(seed, "test", "discriminant")
+    codes = np.arange(600) % 6
+    told = rng.normal(size=(600, 40)) + 0.9 * rng.normal(size=(6, 40))[codes]
+    mix = np.linalg.qr(rng.normal(size=(40, 40)))[0] / np.arange(1, 41)
+    features = (told @ mix.T).astype(np.float32)
+    parts, test = (np.arange(120), np.arange(120, 180)), np.arange(180, 600)
+    found = fit_probe([features], codes, *parts)
+    monkeypatch.setattr(discriminant_module, "SHRINKAGE", ())
+    alone = fit_probe([features], codes, *parts)
+    assert (found.solver, alone.solver) == ("discriminant", "logistic")
+    right = [(probe.predict(features[test]) == codes[test]).mean() for probe in (found, alone)]
+    assert right[0] > right[1] + 0.02
+
+
+def test_a_perfect_validation_part_leaves_a_head_something_to_learn() -> None:
+    rng = rng_for(0, "test", "perfect")
+    codes = np.arange(40) % 2
+    features = (rng.normal(size=(40, 30)) + 4 * np.eye(2, 30)[codes]).astype(np.float32)
+    found = fit_probe([features], codes, np.arange(30), np.arange(30, 40))
+    assert (found.predict(features) == codes).all()
+    scores = torch.from_numpy(found.scores(features[:30]))
+    assert torch.nn.functional.cross_entropy(scores, torch.from_numpy(codes[:30])) > 0.01
 
 
 def test_sureness_makes_scores_as_sure_as_they_are_right() -> None:
@@ -121,8 +149,14 @@ def test_sureness_makes_scores_as_sure_as_they_are_right() -> None:
     scores = rng.normal(size=(4000, 3))
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     codes = (chances.cumsum(1) < rng.random((4000, 1))).sum(1)
-    assert sureness(8 * scores, codes) == pytest.approx(1 / 8, rel=0.1)
-    assert sureness(0.1 * scores, codes) == pytest.approx(1, abs=0.01)  # never surer than it was
+    assert sureness(8 * scores, codes)[0] == pytest.approx(1 / 8, rel=0.1)
+    assert sureness(1e6 * scores, codes)[0] == pytest.approx(1e-6, rel=0.1)
+    assert sureness(0.1 * scores, codes)[0] == pytest.approx(1, abs=0.01)  # never surer than it was
+    # Nine right answers in a row, whatever the margin: a chance of 10 in 11.
+    for margin in (10.0, 1e5):
+        factor, loss = sureness(np.tile([margin, 0.0], (9, 1)), np.zeros(9, dtype=np.int64))
+        assert factor * margin == pytest.approx(np.log(10), rel=1e-3)
+        assert loss == pytest.approx(-10 / 11 * np.log(10 / 11) - 1 / 11 * np.log(1 / 11), rel=1e-3)
 
 
 def test_trivial_features_by_hand(small_recipe: Recipe) -> None:
