@@ -15,7 +15,7 @@ from lwm.console import progress
 from lwm.data.dataset import SpectrogramDataset
 from lwm.data.trivial import local_features, trivial_features
 from lwm.evaluation.episodes import Episode, Samples, content_key
-from lwm.evaluation.features import frozen_features, layer_tokens, random_twin
+from lwm.evaluation.features import frozen_features, in_batches, layer_tokens, random_twin
 from lwm.evaluation.metrics import Codes
 from lwm.evaluation.networks import Chosen, Labelled, fine_tune, network_outputs, train_head, train_scratch
 from lwm.evaluation.probe import Features, Probe, fit_probe
@@ -26,7 +26,6 @@ from lwm.evaluation.regimes.ridge import Ridge, fit_ridge
 from lwm.evaluation.regimes.strata import label_texts, strata
 from lwm.evaluation.regimes.tuned import new_head
 from lwm.evaluation.task import FewShotTask
-from lwm.models.cores import in_parts
 from lwm.models.head import Head
 from lwm.seeding import rng_for
 from lwm.signal.recipe import Recipe
@@ -258,9 +257,8 @@ class Contest:
     def _tokens(self, encoder: Any, part: Codes, layer: int) -> Tensor:
         """Tokens ``[N, L, D]`` of a part after one block, computed once a run."""
         encoder.eval()
-        batches = self.bench.pictures[self.bench.place[part]].split(64)
-        found = [in_parts(lambda x: layer_tokens(encoder, x, layer), b.to(self.device), encoder) for b in batches]
-        return torch.cat([tokens for (tokens,) in found])
+        pictures = self.bench.pictures[self.bench.place[part]]
+        return in_batches(lambda some: layer_tokens(encoder, some, layer), pictures, encoder)[0]
 
     def _extract(self, encoder: Any, what: str) -> list[Features]:
         with progress(what, len(self.bench.codes), "pictures") as bar:

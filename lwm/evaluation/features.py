@@ -30,6 +30,31 @@ def layer_tokens(encoder: Any, pictures: Tensor, layer: int | None = None) -> li
     return [tokens[:, encoder.num_prefix_tokens :] for tokens in encoder.forward_intermediates(pictures, indices)]
 
 
+def in_batches(
+    run: Callable[[Tensor], list[Tensor]],
+    pictures: Tensor,
+    encoder: Any,
+    batch_size: int = 64,
+    tick: Callable[[int], Any] | None = None,
+) -> list[Tensor]:
+    """Results of ``run`` without gradient on many pictures, some at a time on the encoder's device.
+
+    Args:
+        run: of pictures ``[n, C, F, T]`` on that device, tensors with as many rows; it calls ``encoder``.
+        pictures: dB ``[N, C, F, T]``, N > 0.
+        encoder: any encoder of the contract.
+        batch_size: pictures at a time.
+        tick: told how many pictures are done since it was last told.
+    """
+    device = next(encoder.parameters()).device
+    found: list[list[Tensor]] = []
+    for batch in pictures.split(batch_size):
+        found.append(in_parts(run, batch.to(device), encoder))
+        if tick is not None:
+            tick(len(batch))
+    return [torch.cat(pieces) for pieces in zip(*found, strict=True)]
+
+
 @torch.inference_mode()
 def frozen_features(
     encoder: Any, pictures: Tensor, batch_size: int = 64, tick: Callable[[int], Any] | None = None
@@ -46,20 +71,11 @@ def frozen_features(
         float32 ``[N, 3 D]`` for every block, first to last.
     """
     encoder.eval()
-    device = next(encoder.parameters()).device
-    layers: list[list[Tensor]] = []
 
     def pooled(part: Tensor) -> list[Tensor]:
-        return [pool(tokens, encoder.grid_size, "mean_spread").float() for tokens in layer_tokens(encoder, part)]
+        return [pool(tokens, encoder.grid_size, "mean_spread").float().cpu() for tokens in layer_tokens(encoder, part)]
 
-    for batch in pictures.split(batch_size):
-        found = in_parts(pooled, batch.to(device), encoder)
-        layers = layers or [[] for _ in found]
-        for kept, features in zip(layers, found, strict=True):
-            kept.append(features.cpu())
-        if tick is not None:
-            tick(len(batch))
-    return [np.asarray(torch.cat(kept).numpy()) for kept in layers]
+    return [np.asarray(layer.numpy()) for layer in in_batches(pooled, pictures, encoder, batch_size, tick)]
 
 
 def random_twin(encoder: Any, seed: int) -> nn.Module:

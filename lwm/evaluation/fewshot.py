@@ -70,8 +70,7 @@ def fewshot(
         What results.json holds.
 
     Raises:
-        ConfigError: an unknown key in the task's file, ``out`` was begun with other settings, or no such number of
-            workers.
+        ConfigError: an unknown key in the task's file, ``out`` was begun with other settings, or impossible workers.
         DatasetError: the data set lacks a label, or samples of a class.
         ModelError: the model is no encoder.
         RecipeMismatch: the data set was made with another recipe than the model's.

@@ -78,24 +78,32 @@ def fit_layers(
     That is its macro-F1 and its negative log loss on the validation part, as in :func:`fit_probe`, whose arguments
     these are.
     """
-    classes = int(codes.max()) + 1
     from threadpoolctl import threadpool_limits
 
-    truth = codes[validation]
-
-    def ranked(probe: Probe, features: Features) -> tuple[tuple[float, float], Probe]:
-        scores = probe.scores(features[validation])
-        factor, loss = sureness(scores, truth)
-        if probe.solver == "discriminant":  # a penalty has made the other as sure as it may be
-            probe = replace(probe, weight=factor * probe.weight, bias=factor * probe.bias)
-        return (macro_f1(truth, scores.argmax(1), classes), -loss), probe
-
+    truth, classes = codes[validation], int(codes.max()) + 1
+    best: list[tuple[tuple[float, float], Probe]] = []
     # The matrices are too small to share among threads: on a busy machine waiting for each other costs far more.
     with threadpool_limits(limits=1):
-        return [
-            max((ranked(probe, features) for probe in _path(layer, features[train], codes[train])), key=lambda r: r[0])
-            for layer, features in enumerate(layers)
-        ]
+        for layer, features in enumerate(layers):
+            held = features[validation]
+            fitted = (_ranked(probe, held, truth, classes) for probe in _path(layer, features[train], codes[train]))
+            best.append(max(fitted, key=lambda ranked: ranked[0]))
+    return best
+
+
+def standardisation(features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation ``[P]`` of features ``[N, P]``; 1 instead of it where one does not vary."""
+    shift, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+    return shift, np.where(spread > 1e-6 * np.maximum(np.abs(shift), 1.0), spread, 1.0)
+
+
+def _ranked(probe: Probe, features: Features, truth: Codes, classes: int) -> tuple[tuple[float, float], Probe]:
+    """A probe as sure as held-out features ``[N, P]`` allow, and what it is ranked by there."""
+    scores = probe.scores(features)
+    factor, loss = sureness(scores, truth)
+    if probe.solver == "discriminant":  # a penalty has made the other as sure as it may be
+        probe = replace(probe, weight=factor * probe.weight, bias=factor * probe.bias)
+    return (macro_f1(truth, scores.argmax(1), classes), -loss), probe
 
 
 def _path(layer: int, features: Features, codes: Codes) -> Iterator[Probe]:
@@ -104,9 +112,7 @@ def _path(layer: int, features: Features, codes: Codes) -> Iterator[Probe]:
     They are solved in the span of the training samples: an L2 penalty does not see a rotation and the solution lies
     in that span, so that with fewer samples than features it is exact and cheaper.
     """
-    shift = features.mean(0, dtype=np.float64)
-    spread = features.std(0, dtype=np.float64)
-    scale = np.where(spread > 1e-6 * np.maximum(np.abs(shift), 1.0), spread, 1.0)
+    shift, scale = standardisation(features)
     left, size, basis = np.linalg.svd((features - shift) / scale, full_matrices=False)
     rotated = left * size
     for shrinkage, weight, bias in discriminants(rotated, codes, features.shape[1]):

@@ -1,7 +1,6 @@
 """The runs of a sweep: here, one after another, or shared among processes of one thread each."""
 
 import functools
-import os
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -116,6 +115,5 @@ def chosen_workers(contest: Contest, wanted: Wanted) -> int:
     if contest.device.type != "cpu":
         return 0
     trained = sum(Contestant.parse(name).family is not None for name, _ in wanted)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(cores, torch.get_num_threads(), MOST_WORKERS, trained // WORTH, len(_shares("", wanted)))
+    count = min(torch.get_num_threads(), MOST_WORKERS, trained // WORTH, len(_shares("", wanted)))
     return count if count > 1 else 0

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwm.evaluation.metrics import Codes, macro_f1
-from lwm.evaluation.probe import Features
+from lwm.evaluation.probe import Features, standardisation
 from lwm.evaluation.regimes.objective import Truth
 
 NEIGHBOURS = (1, 3, 5, 11, 21)
@@ -62,9 +62,8 @@ def fit_neighbours(layers: list[Features], truth: Truth, train: Codes, validatio
     wanted = truth[validation]
     best: tuple[float, Neighbours] | None = None
     for layer, features in enumerate(layers):
-        known = features[train].astype(np.float64)
-        shift, spread = known.mean(0), known.std(0)
-        scale = np.where(spread > 1e-6 * np.maximum(np.abs(shift), 1.0), spread, 1.0)
+        known = features[train]
+        shift, scale = standardisation(known)
         bank = _unit((known - shift) / scale)
         nearest = Neighbours(layer, 1, shift, scale, bank, truth[train], classes).nearest(features[validation])
         for count in [n for n in NEIGHBOURS if n <= len(train)]:

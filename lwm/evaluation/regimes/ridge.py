@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lwm.evaluation.metrics import Codes
-from lwm.evaluation.probe import GRID, Features
+from lwm.evaluation.probe import GRID, Features, standardisation
 from lwm.evaluation.regimes.objective import Truth
 
 
@@ -45,9 +45,8 @@ def fit_ridge(layers: list[Features], values: Truth, train: Codes, validation: C
     """
     best: tuple[float, Ridge] | None = None
     for layer, features in enumerate(layers):
-        known = features[train].astype(np.float64)
-        shift, spread = known.mean(0), known.std(0)
-        scale = np.where(spread > 1e-6 * np.maximum(np.abs(shift), 1.0), spread, 1.0)
+        known = features[train]
+        shift, scale = standardisation(known)
         bias = float(values[train].mean())
         left, size, basis = np.linalg.svd((known - shift) / scale, full_matrices=False)
         projected = left.T @ (values[train] - bias)

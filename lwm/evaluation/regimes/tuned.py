@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lwm.errors import ConfigError, ModelError
-from lwm.evaluation.features import layer_tokens, trainable_copy
+from lwm.evaluation.features import in_batches, layer_tokens, trainable_copy
 from lwm.evaluation.probe import Probe
 from lwm.evaluation.task import Budget
-from lwm.models.cores import in_parts
 from lwm.models.head import Head, TokenShape
 from lwm.models.lean import LeanTokens
 from lwm.models.lora import add_lora
@@ -128,11 +127,8 @@ def fit_pooled(head: Any, encoder: Any, pictures: Tensor, layer: int) -> None:
     """Statistics of a pooling head's features, from an encoder's tokens of some pictures."""
     if getattr(head, "reads", "tokens") != "pooled":
         return
-    found = [
-        in_parts(lambda x: [head.pool(layer_tokens(encoder, x, layer)[0].cpu())], batch, encoder)[0]
-        for batch in pictures.split(64)
-    ]
-    head.fit_features(torch.cat(found))
+    (features,) = in_batches(lambda x: [head.pool(layer_tokens(encoder, x, layer)[0].cpu())], pictures, encoder)
+    head.fit_features(features)
 
 
 def with_lora(encoder: Any, rank: int) -> Any:

@@ -1,7 +1,6 @@
 """Runs shared among processes: the same results, errors that arrive, and how many processes are worth it."""
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,9 +62,7 @@ def test_the_verb_writes_the_same_records_with_processes(
     assert frozen[0] == frozen[1]
 
 
-def test_interrupted_processes_keep_what_is_finished(
-    begun: tuple[Contest, list[Episode]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_processes_keep_what_is_finished(begun: tuple[Contest, list[Episode]], tmp_path: Path) -> None:
     contest, episodes = begun
     runs = finished_runs(contest, [(name, e) for e in episodes for name in ("cnn", "scratch")], 1, tmp_path)
     assert next(runs).name == "cnn"  # while the rest is still to do
@@ -99,7 +96,6 @@ def test_processes_are_started_where_there_is_enough_to_share(
     begun: tuple[Contest, list[Episode]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contest, episodes = begun
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
 
     def chosen(*names: str, episodes: list[Episode]) -> int:
